@@ -1,0 +1,1 @@
+"""weft: tables of interactions in, recommendations out."""
