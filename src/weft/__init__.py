@@ -1,1 +1,106 @@
-"""weft: tables of interactions in, recommendations out."""
+"""weft: tables of interactions in, recommendations out.
+
+    store = weft.prepare("schema.toml", "store")
+    run = weft.train(store, "dcn_v2", out="run")
+    report = weft.evaluate("run")
+    weft.Recommender.load("run").recommend("some user", k=10)
+
+Every public name stands in `__all__` and is imported when it is first used, so that `import weft` loads no torch and no
+polars. `weft.train` and `weft.evaluate` are packages that can be called.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from weft import models as models
+    from weft.batch import Batch as Batch
+    from weft.batch import Fields as Fields
+    from weft.data.describe import describe as describe
+    from weft.data.store import Store as Store
+    from weft.data.store import prepare as prepare
+    from weft.errors import WeftError as WeftError
+    from weft.evaluate.evaluator import evaluate as evaluate
+    from weft.evaluate.predict import predict as predict
+    from weft.evaluate.report import Report as Report
+    from weft.models import create as create_model
+    from weft.recommend.recommender import Recommender as Recommender
+    from weft.schema import (
+        Categorical,
+        ColumnSplit,
+        Count,
+        Cross,
+        Dense,
+        Label,
+        LastSplit,
+        MultiHot,
+        Protocol,
+        RandomSplit,
+        Roles,
+        Schema,
+        Sequence,
+        Tables,
+        TimeSplit,
+    )
+    from weft.train.run import train as train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Batch",
+    "Categorical",
+    "ColumnSplit",
+    "Count",
+    "Cross",
+    "Dense",
+    "Fields",
+    "Label",
+    "LastSplit",
+    "MultiHot",
+    "Protocol",
+    "RandomSplit",
+    "Recommender",
+    "Report",
+    "Roles",
+    "Schema",
+    "Sequence",
+    "Store",
+    "Tables",
+    "TimeSplit",
+    "WeftError",
+    "__version__",
+    "create_model",
+    "describe",
+    "evaluate",
+    "models",
+    "predict",
+    "prepare",
+    "train",
+]
+
+_PACKAGES = ("evaluate", "models", "train")
+_HOMES = {
+    "Batch": "weft.batch",
+    "Fields": "weft.batch",
+    "Recommender": "weft.recommend.recommender",
+    "Report": "weft.evaluate.report",
+    "Store": "weft.data.store",
+    "WeftError": "weft.errors",
+    "describe": "weft.data.describe",
+    "predict": "weft.evaluate.predict",
+    "prepare": "weft.data.store",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'weft' has no attribute {name!r}")
+    if name in _PACKAGES:
+        return import_module(f"weft.{name}")
+    if name == "create_model":
+        return import_module("weft.models").create
+    return getattr(import_module(_HOMES.get(name, "weft.schema")), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -55,12 +55,16 @@ def write_manifest(folder: Path, kind: str, **facts: Any) -> str:
     files = {
         str(path.relative_to(folder)): {"sha256": sha256(path), "bytes": path.stat().st_size}
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (MANIFEST, LOCK)
+        if path.is_file() and path not in (folder / MANIFEST, folder / LOCK)
     }
-    identity = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    identity = _identity(files)
     manifest = {"kind": kind, "format": FORMAT, "id": identity, **facts, "files": files}
     write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
     return identity
+
+
+def _identity(files: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
@@ -73,12 +77,15 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(path.read_bytes())
         found = manifest["kind"], manifest["format"]
+        whole = manifest["id"] == _identity(manifest["files"])
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{str(path)!r} is damaged ({error}); make the {kind} again") from error
     if found != (kind, FORMAT):
         raise ArtifactError(
             f"{str(folder)!r} is a {found[0]} of format {found[1]}, a {kind} of format {FORMAT} is needed"
         )
+    if not whole:
+        raise ArtifactError(f"{str(path)!r} is damaged (its id does not match its files); make the {kind} again")
     return manifest
 
 

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from msgspec import Struct
+from msgspec.structs import force_setattr
 from torch import Tensor
 
 from weft.errors import Unsupported
@@ -36,7 +37,7 @@ class Field(Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if not self.table:
-            object.__setattr__(self, "table", self.name)
+            force_setattr(self, "table", self.name)
 
 
 class DenseField(Struct, frozen=True, kw_only=True):

@@ -19,6 +19,8 @@ A schema is a frozen value; it owns no weights and no fitted state. It is writte
 How a model pools or attends to a feature is the model's Config, not the schema's.
 """
 
+import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -278,10 +280,13 @@ class Schema(_Struct, frozen=True):
     name: str | None = None
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _check_names(self)
         for feature in self.features:
             _check_feature(self, feature)
         _check_roles(self)
+        _check_split(self)
+        _check_protocol(self)
 
     def feature(self, name: str) -> Feature:
         """The feature called `name`; SchemaError with near names if there is none."""
@@ -323,11 +328,32 @@ def _is_bucket(schema: Schema, name: str) -> bool:
     return name.endswith(".bucket") and all(f.name != name for f in schema.features)
 
 
+def _check_types(schema: Schema) -> None:
+    """A schema made in Python obeys the rules of one read from a file; lists become tuples."""
+    for field in msgspec.structs.fields(Schema):
+        try:
+            plain = msgspec.to_builtins(getattr(schema, field.name))
+            value = msgspec.convert(plain, field.type)
+        except (msgspec.ValidationError, SchemaError, TypeError) as error:
+            raise SchemaError(f"`{field.name}`: {error}") from error
+        msgspec.structs.force_setattr(schema, field.name, value)
+
+
 def _check_names(schema: Schema) -> None:
-    names = [feature.name for feature in schema.features]
+    names = [name for feature in schema.features for name in _names_of(feature)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise SchemaError(f"feature names must be unique, {twice[0]!r} stands twice in `features`; rename one of them")
+
+
+def _names_of(feature: Feature) -> list[str]:
+    """A feature's own name and the names of the fields that are made from it."""
+    names = [feature.name]
+    if isinstance(feature, Dense) and feature.buckets is not None:
+        names.append(f"{feature.name}.bucket")
+    if isinstance(feature, Dense) and feature.missing_indicator:
+        names.append(f"{feature.name}.missing")
+    return names
 
 
 def _check_feature(schema: Schema, feature: Feature) -> None:
@@ -335,6 +361,7 @@ def _check_feature(schema: Schema, feature: Feature) -> None:
         case Dense():
             _check_edges(feature)
         case Categorical() | MultiHot():
+            _check_vocabulary(feature)
             _check_shares(schema, feature.name, feature.shares)
         case Sequence():
             _check_sequence(schema, feature)
@@ -345,10 +372,21 @@ def _check_feature(schema: Schema, feature: Feature) -> None:
 
 
 def _check_edges(feature: Dense) -> None:
-    if isinstance(feature.buckets, tuple) and list(feature.buckets) != sorted(set(feature.buckets)):
+    if not isinstance(feature.buckets, tuple):
+        return
+    increasing = all(low < high for low, high in pairwise(feature.buckets))
+    if not increasing or not all(map(math.isfinite, feature.buckets)):
         raise SchemaError(
-            f"feature {feature.name!r}: `buckets` must be strictly increasing edges, got {list(feature.buckets)}; "
-            "sort them"
+            f"feature {feature.name!r}: `buckets` must be finite and strictly increasing edges, "
+            f"got {list(feature.buckets)}; sort them"
+        )
+
+
+def _check_vocabulary(feature: Categorical | MultiHot) -> None:
+    if feature.hash_buckets is not None and feature.shares is not None:
+        raise SchemaError(
+            f"feature {feature.name!r}: `hash_buckets` and `shares` exclude each other: "
+            f"the ids are those of {feature.shares!r}; remove one"
         )
 
 
@@ -413,14 +451,27 @@ def _check_has_past(schema: Schema, name: str, *roles: str) -> None:
 def _check_roles(schema: Schema) -> None:
     _check_identity_roles(schema)
     _check_labels(schema)
-    if schema.roles.time is None and isinstance(schema.split, TimeSplit):
+
+
+def _check_split(schema: Schema) -> None:
+    split = schema.split
+    if schema.roles.time is None and isinstance(split, TimeSplit):
         raise SchemaError("split kind 'time' needs `time` in [roles]")
-    if isinstance(schema.split, LastSplit) and (schema.roles.user is None or schema.roles.time is None):
+    if isinstance(split, LastSplit) and (schema.roles.user is None or schema.roles.time is None):
         raise SchemaError("split kind 'last' needs `user` and `time` in [roles]")
+    if isinstance(split, RandomSplit | TimeSplit) and split.valid + split.test >= 1:
+        raise SchemaError(
+            f"split: `valid` + `test` must be below 1, got {split.valid} + {split.test}; leave rows to train on"
+        )
+
+
+def _check_protocol(schema: Schema) -> None:
     if (schema.protocol.seen == "window") != (schema.protocol.window is not None):
         raise SchemaError("protocol: `window` (seconds) goes with seen = 'window', and only with it")
     if schema.protocol.kind != "pointwise" and (schema.roles.user is None or schema.roles.item is None):
         raise SchemaError(f"protocol kind {schema.protocol.kind!r} needs `user` and `item` in [roles]")
+    if schema.protocol.kind == "candidates" and schema.protocol.candidates is None:
+        raise SchemaError("protocol kind 'candidates' needs `candidates`, the table of each user's candidates")
 
 
 def _check_identity_roles(schema: Schema) -> None:
@@ -439,6 +490,9 @@ def _check_identity_roles(schema: Schema) -> None:
 
 def _check_labels(schema: Schema) -> None:
     used = {f.name for f in schema.features}
+    names = [label.name for label in schema.roles.label]
+    if len(set(names)) < len(names):
+        raise SchemaError(f"label names must be unique, got {names}; remove one")
     for label in schema.roles.label:
         if label.name in used:
             raise SchemaError(f"label {label.name!r} is also a feature: a model would read its own answer; remove one")

@@ -1,0 +1,343 @@
+"""The command line: a fixed set of verbs over the functions of the same names.
+
+Exit codes: 0 done, 2 wrong input, 1 a fault. Hyper-parameters arrive by --config and --set, never as flags.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from weft.errors import WeftError
+
+Store = Annotated[Positional[str], arg(metavar="STORE")]
+RunPath = Annotated[Positional[str], arg(metavar="RUN")]
+
+
+def demo(*, out: str = "weft-demo", rows: int = 300_000, seed: int = 0) -> None:
+    """The whole road on the simulated music service: tables, store, three models, a comparison, recommendations.
+
+    Example: weft demo --out weft-demo
+
+    Args:
+        out: The folder that is made; an earlier demo there is replaced.
+        rows: Impressions to simulate.
+        seed: Of the simulation and of training.
+    """
+    from weft.study.demo import demo as run_demo
+
+    run_demo(out, rows=rows, seed=seed, console=Console())
+
+
+def data_list(*, json: bool = False) -> None:
+    """List the public data sets that weft can fetch or read.
+
+    Example: weft data list
+
+    Args:
+        json: Print one JSON array.
+    """
+    from weft.data import catalog
+
+    entries = [catalog.entry(name) for name in catalog.names()]
+    if json:
+        _print_json([{"name": e.name, "title": e.title, "protocols": list(e.protocols)} for e in entries])
+        return
+    _print_table(("name", "data", "protocols"), [(e.name, e.title, ", ".join(e.protocols)) for e in entries])
+
+
+def data_get(
+    name: Annotated[Positional[str], arg(metavar="NAME")],
+    /,
+    *,
+    out: str,
+    protocol: str | None = None,
+    from_: Annotated[str | None, arg(name="from")] = None,
+    set: tuple[str, ...] = (),
+) -> None:
+    """Fetch a public data set, or read files that are here, and write tables and a schema.toml.
+
+    Example: weft data get movielens-1m --protocol ctr --from ml-1m/ --out data/ml1m
+
+    Args:
+        name: A name of `weft data list`.
+        out: The folder to write.
+        protocol: One of the data set's protocols; its first one without this.
+        from_: A folder with the publisher's files (`.xz` is read as it is); without it they are downloaded.
+        set: Options of the data set as key=value, such as fold=1 or rows=300000.
+    """
+    from weft.data import catalog
+
+    folder = catalog.get(name, out, protocol=protocol, source=from_, options=catalog.parse_options(set))
+    Console().print(f"wrote {folder}; next: weft prepare {folder}/schema.toml --out STORE", highlight=False)
+
+
+def prepare(schema: Annotated[Positional[str], arg(metavar="SCHEMA.toml")], /, *, out: str) -> None:
+    """Turn the tables that a schema names into a store: fitted transforms and memory-mapped columns.
+
+    Example: weft prepare data/ml1m/schema.toml --out stores/ml1m
+
+    Args:
+        schema: The schema file; the tables' paths in it are relative to it.
+        out: The store to write.
+    """
+    from weft.data.store import prepare as run_prepare
+
+    store = run_prepare(schema, out)
+    rows = ", ".join(f"{len(store.split(name)):,} {name}" for name in ("train", "valid", "test"))
+    Console().print(f"wrote {out}: {rows} rows; next: weft describe {out}", highlight=False)
+
+
+def describe(store: Store, /, *, json: bool = False) -> None:
+    """Rows, sparsity, cardinalities, label rate over time, features that leak the label, drift from train to test.
+
+    Example: weft describe stores/ml1m
+
+    Args:
+        store: A store.
+        json: Print one JSON object.
+    """
+    from weft.data.describe import describe as run_describe
+    from weft.data.store import Store as OpenStore
+
+    description = run_describe(OpenStore.open(store))
+    if json:
+        _print_json(description)
+    else:
+        description.render(Console())
+
+
+def models(name: Annotated[Positional[str | None], arg(metavar="[NAME]")] = None, /, *, json: bool = False) -> None:
+    """List the models, or show one: what it is for, its options with defaults, and the presets.
+
+    Example: weft models dcn_v2
+
+    Args:
+        name: A model; all of them without it.
+        json: Print JSON.
+    """
+    from weft.study.models import render_model, render_models
+
+    render_models(Console(), as_json=json) if name is None else render_model(name, Console(), as_json=json)
+
+
+def train(
+    store: Store,
+    /,
+    *,
+    model: str,
+    out: str,
+    preset: str | None = None,
+    config: str | None = None,
+    set: tuple[str, ...] = (),
+    init: str | None = None,
+    seed: int = 0,
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    device: str = "auto",
+    resume: bool = False,
+    json: bool = False,
+) -> None:
+    """Train a model on a store and write a run folder.
+
+    Example: weft train stores/ml1m --model dcn_v2 --preset bars --set dropout=0.2 train.batch_size=4096 --out runs/dcn
+
+    Args:
+        store: A store.
+        model: A name of `weft models`.
+        out: The run folder to write.
+        preset: A named recipe (`bars`), overlaid by the data's own [presets.NAME].
+        config: A TOML file of options; [train] holds those of the loop.
+        set: Options as key=value; `train.KEY` addresses the loop.
+        init: Start from another run's weights, rows matched by their external values.
+        seed: Of initial weights, dropout, shuffling and sampling.
+        precision: bf16 matrix products where the machine has them (auto), or always or never.
+        device: cpu, cuda, or auto.
+        resume: Go on from the last checkpoint in --out.
+        json: Print the validation report as one JSON object.
+    """
+    from weft.train.run import train as run_train
+
+    console = Console(stderr=json)
+    run = run_train(
+        store,
+        model,
+        out=out,
+        preset=preset,
+        config=config,
+        sets=set,
+        init=init,
+        seed=seed,
+        precision=precision,
+        device=device,
+        resume=resume,
+        console=console,
+    )
+    metrics = run.validation
+    if json:
+        _print_json({"run": str(run.path), "model": model, "validation": metrics})
+        return
+    values = ", ".join(f"{key} {value:.4f}" for key, value in metrics.items())
+    console.print(f"{run.path}: validation {values}; next: weft evaluate {run.path}", highlight=False)
+
+
+def evaluate(
+    run: RunPath,
+    /,
+    *,
+    split: Literal["train", "valid", "test"] = "test",
+    protocol: str | None = None,
+    store: str | None = None,
+    json: bool = False,
+) -> None:
+    """Judge a run on a split; every number stands with its interval and its protocol.
+
+    Example: weft evaluate runs/dcn --split test --json
+
+    Args:
+        run: A run folder.
+        split: Which rows.
+        protocol: pointwise, full or candidates; the schema's own without this.
+        store: The store, if it was moved since training.
+        json: Print one JSON object.
+    """
+    from weft.evaluate.evaluator import evaluate as run_evaluate
+
+    report = run_evaluate(run, split=split, protocol=protocol, store=store)
+    sys.stdout.write(report.json() + "\n") if json else report.render(Console())
+
+
+def predict(
+    run: RunPath, table: Annotated[Positional[str], arg(metavar="TABLE")], /, *, out: str, store: str | None = None
+) -> None:
+    """Score every row of a table; the scores are added as columns.
+
+    Example: weft predict runs/dcn new_rows.parquet --out scored.parquet
+
+    Args:
+        run: A run folder.
+        table: Parquet, CSV, TSV or Arrow with the schema's columns, labels not needed.
+        out: The file to write, .parquet or .csv.
+        store: The store, if it was moved since training.
+    """
+    from weft.evaluate.predict import predict as run_predict
+
+    rows = run_predict(run, table, out, store=store)
+    Console().print(f"wrote {rows:,} scored rows to {out}", highlight=False)
+
+
+def recommend(
+    run: RunPath,
+    /,
+    *,
+    user: str | None = None,
+    users: str | None = None,
+    k: Annotated[int, arg(aliases=["-k"])] = 10,
+    seen: Literal["hide", "allow", "window"] | None = None,
+    store: str | None = None,
+    json: bool = False,
+) -> None:
+    """The k best items of the whole catalogue for one user or many.
+
+    Example: weft recommend runs/dcn --user 42 -k 10
+
+    Args:
+        run: A run folder.
+        user: An external user id; an unknown one gets the popular items, marked as such.
+        users: A text file with one user id a line; one JSON object a line is printed.
+        k: How many items.
+        seen: What happens to items that the user has had; the schema's protocol without this.
+        store: The store, if it was moved since training.
+        json: Print JSON.
+    """
+    from weft.recommend.recommender import Recommender, render, user_lines
+
+    recommender = Recommender.load(run, store=store)
+    wanted = user_lines(user, users)
+    for answer in recommender.recommend_many(wanted, k=k, seen=seen):
+        if json or users is not None:
+            _print_json(answer)
+        else:
+            render(answer, Console())
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "prepare": prepare,
+    "describe": describe,
+    "models": models,
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "recommend": recommend,
+}
+DATA_COMMANDS: dict[str, Callable[..., None]] = {"list": data_list, "get": data_get}
+
+
+def data() -> None:
+    """Public data sets: `weft data list`, `weft data get NAME --out DIR`."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit."""
+    sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; returns the exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        _dispatch(arguments)
+    except WeftError as error:
+        return _complain(str(error), 2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return _complain("interrupted", 130)
+    except SystemExit as error:
+        return int(error.code or 0)
+    except Exception as error:
+        if os.environ.get("WEFT_TRACEBACK"):
+            raise
+        return _complain(f"a fault of weft: {type(error).__name__}: {error} (WEFT_TRACEBACK=1 shows where)", 1)
+    return 0
+
+
+def _dispatch(arguments: list[str]) -> None:
+    nested = arguments[:1] == ["data"]
+    tyro.extras.subcommand_cli_from_dict(
+        DATA_COMMANDS if nested else {**COMMANDS, "data": data},
+        prog="weft data" if nested else "weft",
+        description="Public data sets." if nested else "Tables of interactions in, recommendations out.",
+        args=arguments[1:] if nested else arguments,
+        config=(FlagCreatePairsOff,),
+    )
+
+
+def _complain(message: str, code: int) -> int:
+    sys.stderr.write(f"weft: {' '.join(message.split())}\n")
+    return code
+
+
+def _print_json(value: object) -> None:
+    import msgspec
+
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.table import Table
+
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Sampling rows: negative items for rows that are all positive, and fewer of the negative rows where they abound.
+
+Dimension key: B rows of a batch, n negatives a row, I items.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weft.batch import FIRST_ID
+from weft.data.store import Store
+from weft.errors import ConfigError, DataError
+from weft.transforms.columns import Ints
+from weft.transforms.rows import Rows, concat
+
+ROUNDS = 8  # of redrawing at random, before the rest is drawn from lists of what is left
+
+
+class NegativeSampler:
+    """Adds rows with items that the user does not have in the train rows, drawn uniformly, with label 0.
+
+    A new draw every step: it depends on (seed, epoch, step) only. Row b of a batch is followed, after all B rows, by
+    its negatives B + b * n to B + (b + 1) * n - 1. They keep the row's user, context, time, position and propensity.
+
+    Args:
+        store: A prepared data set with user and item roles.
+        negatives: Rows to add for each row.
+        seed: Of the draws.
+
+    Raises:
+        ConfigError: The schema has no user or no item role.
+        DataError: A user has every item of the catalogue, so that nothing can be drawn.
+    """
+
+    def __init__(self, store: Store, negatives: int, *, seed: int = 0) -> None:
+        if store.transforms.user_ids is None or store.transforms.item_ids is None:
+            raise ConfigError(
+                "negatives are items that the user does not have: set `user` and `item` in [roles], or `negatives` to 0"
+            )
+        self._transforms, self._items = store.transforms, store.items
+        self._negatives, self._seed = negatives, seed
+        self._count = len(store.items)
+        self._pairs = _train_pairs(store, self._count)
+        _refuse_full(self._pairs, self._count)
+
+    def __call__(self, rows: Rows, *, epoch: int, step: int) -> Rows:
+        """The rows and, after them, their negatives."""
+        if not len(rows):
+            return rows
+        assert rows.user is not None
+        asked = rows.take(np.repeat(np.arange(len(rows)), self._negatives))
+        assert asked.user is not None
+        generator = np.random.default_rng([self._seed, epoch, step])
+        drawn = self.draw(asked.user.astype(np.int64), generator)
+        joined = self._transforms.join(asked, self._items.take(drawn), time=asked.time)
+        label = None if asked.label is None else np.zeros_like(asked.label)
+        made = replace(joined, label=label, position=asked.position, propensity=asked.propensity)
+        return concat([rows, made])
+
+    def draw(self, users: Ints, generator: np.random.Generator) -> Ints:
+        """An item id for each user id [n], none of the user's own."""
+        items = generator.integers(FIRST_ID, self._count, len(users))
+        for _ in range(ROUNDS):
+            own = np.flatnonzero(self._has(users, items))
+            if not len(own):
+                return items
+            items[own] = generator.integers(FIRST_ID, self._count, len(own))
+        for row in np.flatnonzero(self._has(users, items)):
+            items[row] = generator.choice(self._left(int(users[row])))
+        return items
+
+    def _has(self, users: Ints, items: Ints) -> NDArray[np.bool_]:
+        pairs = users * self._count + items
+        at = np.minimum(np.searchsorted(self._pairs, pairs), max(len(self._pairs) - 1, 0))
+        return self._pairs[at] == pairs if len(self._pairs) else np.zeros(len(pairs), np.bool_)
+
+    def _left(self, user: int) -> Ints:
+        start, stop = np.searchsorted(self._pairs, [user * self._count, (user + 1) * self._count])
+        return np.setdiff1d(np.arange(FIRST_ID, self._count), self._pairs[start:stop] - user * self._count)
+
+
+def _train_pairs(store: Store, items: int) -> Ints:
+    """Sorted user * items + item of all train rows, without repetition."""
+    seen = store.catalogue.seen
+    users = np.repeat(np.arange(len(seen.offsets) - 1), np.diff(seen.offsets))
+    train = np.asarray(seen.split) == 0
+    return np.unique(users[train] * items + np.asarray(seen.item)[train])
+
+
+def _refuse_full(pairs: Ints, items: int) -> None:
+    users, counts = np.unique(pairs // items, return_counts=True)
+    full = users[counts >= items - FIRST_ID]
+    if len(full) or items == FIRST_ID:
+        raise DataError(
+            f"{len(full):,} users have all {items - FIRST_ID:,} items of the catalogue in the train rows, so that no "
+            "negative can be drawn for them; set `negatives` to 0 or add items"
+        )
+
+
+def keep_negatives(labels: NDArray[np.floating], share: float, seed: int) -> Ints:
+    """Rows to train on when negatives abound: all with a label above 0, and each other one with probability `share`.
+
+    A model trained on them is right after log(share) is added to its logits: `intercept`.
+
+    >>> keep_negatives(np.array([0.0, 1.0, 0.0, 1.0]), 1e-9, 0).tolist()
+    [1, 3]
+    """
+    if not 0 < share <= 1:
+        raise ConfigError(f"`keep_negatives` must lie above 0 and be at most 1, got {share}; give a share of rows")
+    drawn = np.random.default_rng(seed).random(len(labels))
+    return np.flatnonzero((labels > 0) | (drawn < share))
+
+
+def intercept(share: float) -> float:
+    """What is added to the logits of a model that was trained on a share of the negative rows.
+
+    King and Zeng, Political Analysis 9(2), 2001, section 4.1: sampling changes the odds by the factor 1 / share.
+    """
+    return float(np.log(share))

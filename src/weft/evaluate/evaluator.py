@@ -1,0 +1,116 @@
+"""Judge a run on a split under a protocol."""
+
+import time
+from pathlib import Path
+
+import msgspec
+
+from weft.data.store import Store
+from weft.errors import ConfigError, StaleModel, near
+from weft.evaluate.pointwise import pointwise
+from weft.evaluate.ranking import candidate_ranking, full_ranking
+from weft.evaluate.report import Report, Value
+from weft.runs import SavedRun
+from weft.schema import Protocol, Schema
+from weft.scoring import Scorer
+
+KINDS = ("pointwise", "full", "candidates")
+
+
+def evaluate(
+    run: SavedRun | str | Path,
+    *,
+    split: str = "test",
+    protocol: str | None = None,
+    store: str | Path | None = None,
+    seed: int = 0,
+) -> Report:
+    """Judge a run.
+
+    Args:
+        run: A run or its folder.
+        split: train, valid or test.
+        protocol: pointwise, full or candidates; the schema's own protocol without it.
+        store: The store, if it is not where the run was trained.
+        seed: Of the bootstrap intervals.
+
+    Raises:
+        ConfigError: An unknown split or protocol, or one that the schema cannot serve.
+        StaleModel: The store is not the one that the run was trained on.
+    """
+    start = time.perf_counter()
+    run = run if isinstance(run, SavedRun) else SavedRun.open(run)
+    data = open_store(run, store)
+    chosen = resolve(run.schema, protocol)
+    rows = data.split(split)
+    if not len(rows):
+        raise ConfigError(f"the split {split!r} of {data.path} has no rows; evaluate another split")
+    model = run.load_model()
+    scorer = Scorer(model, run.transforms, data.items, intercept=run.intercept)
+    metrics: dict[str, Value]
+    match chosen.kind:
+        case "pointwise":
+            metrics = pointwise(rows, scorer.rows(rows), run.schema, seed=seed)
+        case "full":
+            metrics = full_ranking(rows, scorer, data.catalogue, run.schema, chosen, split=split, seed=seed)
+        case "candidates":
+            users, candidates = data.candidates()
+            metrics = candidate_ranking(rows, scorer, users, candidates, chosen, seed=seed)
+    return Report(
+        model=run.config.model,
+        data=run.config.data,
+        split=split,
+        rows=len(rows),
+        protocol=in_words(run.schema, chosen),
+        metrics=metrics,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def open_store(run: SavedRun, store: str | Path | None) -> Store:
+    """The store that a run was trained on; StaleModel when it is another one."""
+    data = Store.open(store if store is not None else run.config.store)
+    if data.id != run.config.store_id:
+        raise StaleModel(
+            f"the run {str(run.path)!r} was trained on another store than {str(data.path)!r} (the ids differ); "
+            "give the right one with --store, or train again"
+        )
+    return data
+
+
+def resolve(schema: Schema, kind: str | None) -> Protocol:
+    """The schema's protocol, or the same with another kind."""
+    if kind is None:
+        return schema.protocol
+    if kind not in KINDS:
+        raise ConfigError(f"no protocol is named {kind!r}; {near(kind, KINDS)}")
+    if kind == "candidates" and schema.protocol.candidates is None:
+        raise ConfigError(
+            "the schema gives no candidate lists; set `candidates` in [protocol] or choose another protocol"
+        )
+    if kind != "pointwise" and (schema.roles.user is None or schema.roles.item is None):
+        raise ConfigError(f"protocol {kind!r} needs `user` and `item` in [roles] of the schema")
+    same = kind == schema.protocol.kind
+    return schema.protocol if same else msgspec.structs.replace(schema.protocol, kind=kind, name=None)
+
+
+def in_words(schema: Schema, protocol: Protocol) -> str:
+    """A protocol in words, to stand beside its numbers."""
+    split = schema.split.__class__.__name__.removesuffix("Split").lower()
+    words = {"pointwise": "rows as they are", "full": "whole catalogue", "candidates": "given candidates"}
+    parts = [protocol.name or "", f"{protocol.kind}: {words[protocol.kind]}", f"{split} split"]
+    if protocol.kind == "pointwise" and schema.roles.group is not None:
+        parts.append(f"NDCG and GAUC within {schema.roles.group}")
+    if protocol.kind == "full":
+        parts.append(f"relevant from {protocol.relevant:g}, seen items {_seen(protocol)}")
+    if protocol.kind == "candidates":
+        parts.append("equal scores in random order")
+    if schema.roles.position is not None:
+        parts.append("position not given")
+    return ", ".join(part for part in parts if part)
+
+
+def _seen(protocol: Protocol) -> str:
+    seen = {"hide": "hidden", "allow": "allowed", "window": f"hidden for {protocol.window or 0:g} s"}[protocol.seen]
+    return seen + (" (relevant ones)" if protocol.seen_from == "relevant" and protocol.seen != "allow" else "")

@@ -1,0 +1,1 @@
+"""Score every row of a table with a run."""

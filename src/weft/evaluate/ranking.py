@@ -1,0 +1,151 @@
+"""Ranking metrics: the whole catalogue for each user, or a given list of candidates.
+
+Full ranking. A user's features are those of the user's first row in the split, and history is read strictly before that
+row, so nothing of the split is seen. Relevant are the items of the user's rows in the split whose label is at least
+`protocol.relevant`. Items that the user had in earlier splits are hidden, allowed, or hidden for a window; a relevant
+item that is hidden cannot be found by anybody and is left out. A relevant item that the catalogue does not know counts
+as missed.
+
+Candidates. The first candidate is the user's held-out item, the others are negatives; rank metrics are expectations
+over a random order of equal scores.
+
+Dimension key: U users, I items, C candidates, K list length.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import track
+
+from weft import metrics
+from weft.batch import FIRST_ID
+from weft.errors import ConfigError
+from weft.evaluate.report import Value, from_interval
+from weft.schema import UNITS_PER_SECOND, Protocol, Schema
+from weft.scoring import Scorer, best
+from weft.transforms.catalogue import Catalogue
+from weft.transforms.rows import Rows
+
+Ints = NDArray[np.integer[Any]]
+Floats = NDArray[np.floating[Any]]
+
+USERS_AT_ONCE = 64
+
+
+class Held(NamedTuple):
+    """The users of a split who have something relevant.
+
+    Attributes:
+        first: [U] position of each user's first row in the split.
+        user: [U] ids of the user catalogue.
+        offsets: [U + 1] into `items`.
+        items: Relevant item ids, distinct for each user; 1 where the catalogue does not know the item.
+    """
+
+    first: Ints
+    user: Ints
+    offsets: Ints
+    items: Ints
+
+    def relevant(self, place: int) -> Ints:
+        """The relevant items of one of the users."""
+        return self.items[self.offsets[place] : self.offsets[place + 1]]
+
+
+def held_out(rows: Rows, protocol: Protocol) -> Held:
+    """The relevant items of each user of a split; users that the catalogue does not know are left out."""
+    assert rows.user is not None
+    assert rows.item is not None
+    assert rows.label is not None
+    time = np.zeros(len(rows)) if rows.time is None else rows.time
+    order = np.lexsort((time, rows.user))
+    user, first = np.unique(rows.user[order], return_index=True)
+    relevant = (rows.label[:, 0] >= protocol.relevant) & (rows.user >= FIRST_ID)
+    pairs = np.unique(np.stack([rows.user[relevant], rows.item[relevant]], axis=1).astype(np.int64), axis=0)
+    users, start = np.unique(pairs[:, 0], return_index=True)
+    place = order[first[np.searchsorted(user, users)]]
+    return Held(place, users, np.append(start, len(pairs)), pairs[:, 1])
+
+
+def full_ranking(
+    rows: Rows, scorer: Scorer, catalogue: Catalogue, schema: Schema, protocol: Protocol, *, split: str, seed: int
+) -> dict[str, Value]:
+    """Rank the whole catalogue for each user of a split that has something relevant."""
+    held = held_out(rows, protocol)
+    lists: list[Ints] = []
+    hits: list[NDArray[np.bool_]] = []
+    relevant: list[int] = []
+    for start in track(range(0, len(held.user), USERS_AT_ONCE), description="ranking", transient=True):
+        users = rows.take(held.first[start : start + USERS_AT_ONCE])
+        scores = scorer.catalogue(users, users.time)
+        hide(scores, users, catalogue, schema, protocol, split)
+        shown, values = best(scores, max(protocol.k))
+        lists.append(np.where(np.isfinite(values), shown, -1))
+        for place in range(len(users)):
+            wanted = held.relevant(start + place)
+            findable = wanted[(wanted < FIRST_ID) | np.isfinite(scores[place, wanted])]
+            hits.append(np.isin(lists[-1][place], findable[findable >= FIRST_ID]))
+            relevant.append(len(findable))
+    return _list_metrics(np.concatenate(lists), np.stack(hits), np.array(relevant), catalogue.counts, protocol, seed)
+
+
+def hide(scores: Floats, users: Rows, catalogue: Catalogue, schema: Schema, protocol: Protocol, split: str) -> None:
+    """Give -inf to the reserved ids and to what each user has seen before the split."""
+    scores[:, :FIRST_ID] = -np.inf
+    unit = UNITS_PER_SECOND[schema.roles.time_unit]
+    assert users.user is not None
+    for place, user in enumerate(users.user):
+        time = None if users.time is None else int(users.time[place])
+        scores[place, catalogue.seen.hidden(int(user), protocol, before=split, time=time, unit=unit)] = -np.inf
+
+
+def _list_metrics(
+    lists: Ints, hits: NDArray[np.bool_], relevant: Ints, popularity: Ints, protocol: Protocol, seed: int
+) -> dict[str, Value]:
+    found: dict[str, Value] = {}
+    for k in protocol.k:
+        per_user = {
+            "recall": metrics.ranking.recall(hits, relevant, k),
+            "ndcg": metrics.ndcg(hits, relevant, k),
+            "hr": metrics.hit_rate(hits, relevant, k),
+            "precision": metrics.ranking.precision(hits, relevant, k),
+            "map": metrics.average_precision(hits, relevant, k),
+            "mrr": metrics.reciprocal_rank(hits, relevant, k),
+            "novelty": metrics.novelty(lists[:, :k], popularity),
+        }
+        for name, values in per_user.items():
+            found[f"{name}@{k}"] = from_interval(metrics.bootstrap_mean(values, seed=seed))
+        share = metrics.coverage(lists[:, :k] - FIRST_ID, len(popularity) - FIRST_ID)
+        found[f"coverage@{k}"] = Value(value=share, low=None, high=None, count=len(lists))
+    return found
+
+
+def candidate_ranking(
+    rows: Rows, scorer: Scorer, users: Ints, candidates: Ints, protocol: Protocol, *, seed: int
+) -> dict[str, Value]:
+    """Rank each user's given candidates [U, C]; the first is the relevant one, -1 is no candidate.
+
+    Args:
+        rows: The split that holds a row of each user.
+        scorer: The model.
+        users: [U] ids of the user catalogue.
+        candidates: [U, C] ids of the item catalogue.
+        protocol: For the list lengths.
+        seed: Of the intervals.
+    """
+    assert rows.user is not None
+    known, first = np.unique(rows.user, return_index=True)
+    place = np.searchsorted(known, users).clip(max=len(known) - 1)
+    if not (known[place] == users).all():
+        raise ConfigError(
+            "some users of the candidate lists have no row in this split; evaluate the split they are for"
+        )
+    asked = rows.take(first[place])
+    scores = scorer.candidates(asked, candidates.clip(min=0), asked.time)
+    scores = np.where(candidates >= 0, scores, -np.inf)
+    found: dict[str, Value] = {}
+    for k in protocol.k:
+        found[f"hr@{k}"] = from_interval(metrics.bootstrap_mean(metrics.sampled_hit_rate(scores, k), seed=seed))
+        found[f"ndcg@{k}"] = from_interval(metrics.bootstrap_mean(metrics.sampled_ndcg(scores, k), seed=seed))
+    return found

@@ -1,0 +1,24 @@
+"""Building blocks that speak tensors and ints only: they know neither schema nor batch."""
+
+from weft.layers.cross import Cross, CrossNet
+from weft.layers.embedding import Embedding, Gathered, Slice, Touched, sum_duplicates
+from weft.layers.fm import pairwise
+from weft.layers.mlp import MLP, Head, linear
+from weft.layers.numeric import Numeric
+from weft.layers.pooling import pool
+
+__all__ = [
+    "MLP",
+    "Cross",
+    "CrossNet",
+    "Embedding",
+    "Gathered",
+    "Head",
+    "Numeric",
+    "Slice",
+    "Touched",
+    "linear",
+    "pairwise",
+    "pool",
+    "sum_duplicates",
+]

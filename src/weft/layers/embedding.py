@@ -1,0 +1,256 @@
+"""Embedding tables: all tables of one width lie in one stacked weight, so a step costs one gather per width.
+
+Outside this file everything is keyed per table: `state_dict` has `TABLE.weight` [rows, width], and `slices` says where
+a table lies, for an optimizer that keeps its state per table. Ids are local to their table; row 0 is padding and stays
+zero.
+
+Two ways to learn, with the same gradient:
+    dense: the stacked weight is a trained parameter, its gradient has the shape of the whole table (exact Adam and L2).
+    sparse: the weight is no autograd leaf; `touched` gives the gradient of the rows that the batch used, and nothing
+        in a step grows with the table.
+
+Dimension key: B rows, F id columns, V values of a ragged field, T tables, N rows looked up, U distinct ones, E width,
+R stacked rows.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple, cast, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Update = Literal["auto", "dense", "sparse"]
+
+DENSE_ROWS = 1_000_000
+
+
+class Slice(NamedTuple):
+    """Where a table lies: rows start to stop of a stacked weight."""
+
+    weight: nn.Parameter
+    start: int
+    stop: int
+
+
+class Touched(NamedTuple):
+    """What a backward pass left for the rows that it used.
+
+    Attributes:
+        weight: The stacked weight [R, E].
+        ids: [U] int64, its rows, each once, rising; never a padding row.
+        grad: [U, E], duplicates summed.
+    """
+
+    weight: nn.Parameter
+    ids: Tensor
+    grad: Tensor
+
+
+class Gathered(NamedTuple):
+    """Rows looked up: one [B, F_w, E_w] per width (narrow to wide, columns in order), one [V, E] per flat field."""
+
+    columns: list[Tensor]
+    flat: list[Tensor]
+
+
+class _Group(NamedTuple):
+    """The tables of one width, the id columns that read them, and the flat fields with the start of their tables."""
+
+    width: int
+    spans: dict[str, tuple[int, int]]
+    columns: tuple[int, ...]
+    flat: dict[int, int]
+
+    @property
+    def rows(self) -> int:
+        return max(stop for _, stop in self.spans.values())
+
+
+def sum_duplicates(ids_N: Tensor, grad_NE: Tensor) -> tuple[Tensor, Tensor]:
+    """Distinct ids, rising, and the sum of the gradients of each, added in the order of appearance.
+
+    >>> ids, grad = sum_duplicates(torch.tensor([4, 2, 4]), torch.tensor([[1.0], [2.0], [3.0]]))
+    >>> ids.tolist(), grad.tolist()
+    ([2, 4], [[2.0], [4.0]])
+    """
+    sorted_N, order_N = ids_N.sort(stable=True)
+    ids_U, count_U = torch.unique_consecutive(sorted_N, return_counts=True)
+    start_U = count_U.cumsum(0) - count_U
+    return ids_U, F.embedding_bag(order_N, grad_NE.contiguous(), start_U, mode="sum")
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of a weight; the gradient sums duplicates in a fixed order and leaves padding rows at zero."""
+
+    @staticmethod
+    def forward(ctx: Any, weight_RE: Tensor, ids_N: Tensor, padding_T: Tensor) -> Tensor:
+        ctx.save_for_backward(ids_N, padding_T)
+        ctx.rows = len(weight_RE)
+        return weight_RE.index_select(0, ids_N)
+
+    @staticmethod
+    def backward(ctx: Any, grad_NE: Tensor) -> tuple[Tensor, None, None]:
+        ids_N, padding_T = ctx.saved_tensors
+        grad_RE = grad_NE.new_zeros(ctx.rows, grad_NE.shape[1])
+        if len(ids_N):
+            grad_RE.index_copy_(0, *sum_duplicates(ids_N, grad_NE)).index_fill_(0, padding_T, 0)
+        return grad_RE, None, None
+
+
+@final
+class Embedding(nn.Module):
+    """Embedding tables, looked up together.
+
+    Args:
+        rows: Rows of each table, padding and unknown included.
+        width: Of all tables, or of each.
+        columns: The table of each column of `ids`.
+        flat: The table of each flat vector of ids.
+        update: `dense`, `sparse`, or `auto`: dense up to 1,000,000 rows in all, sparse above.
+        std: Rows start from N(0, std**2), padding rows from zero.
+    """
+
+    def __init__(
+        self,
+        rows: Mapping[str, int],
+        width: int | Mapping[str, int],
+        *,
+        columns: Sequence[str] = (),
+        flat: Sequence[str] = (),
+        update: Update = "auto",
+        std: float = 0.01,
+    ) -> None:
+        super().__init__()
+        widths = dict.fromkeys(rows, width) if isinstance(width, int) else {name: width[name] for name in rows}
+        self.sparse = update == "sparse" or (update == "auto" and sum(rows.values()) > DENSE_ROWS)
+        self._groups = tuple(_group(rows, widths, w, columns, flat) for w in sorted(set(widths.values())))
+        self._flat = len(flat)
+        self._pending: list[tuple[int, Tensor, Tensor]] = []
+        for group in self._groups:
+            self._add(group, columns, std)
+
+    def _add(self, group: _Group, columns: Sequence[str], std: float) -> None:
+        padding_T = torch.tensor([start for start, _ in group.spans.values()])
+        offset_F = torch.tensor([group.spans[columns[i]][0] for i in group.columns], dtype=torch.int64)
+        weight_RE = torch.empty(group.rows, group.width).normal_(std=std).index_fill_(0, padding_T, 0)
+        self.register_parameter(f"stacked_{group.width}", nn.Parameter(weight_RE, requires_grad=not self.sparse))
+        self.register_buffer(f"_padding_{group.width}", padding_T, persistent=False)
+        self.register_buffer(f"_offset_{group.width}", offset_F, persistent=False)
+
+    @property
+    def slices(self) -> dict[str, Slice]:
+        """Where each table lies in the stacked weights."""
+        return {name: Slice(self._weight(g), *span) for g in self._groups for name, span in g.spans.items()}
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The distinct widths, in the order of `Gathered.columns`."""
+        return tuple(group.width for group in self._groups)
+
+    def columns(self, width: int) -> tuple[int, ...]:
+        """The id columns whose tables have this width."""
+        return next(group.columns for group in self._groups if group.width == width)
+
+    def table(self, name: str) -> Tensor:
+        """A table [rows, width] as a view without gradient: writing to it changes the layer."""
+        weight, start, stop = self.slices[name]
+        return weight.detach()[start:stop]
+
+    def forward(self, ids_BF: Tensor, flat: Sequence[Tensor] = ()) -> Gathered:
+        """Look up a matrix of ids and any number of flat vectors [V], integers local to their tables."""
+        assert len(flat) == self._flat, f"{self._flat} flat fields were promised, {len(flat)} came"
+        blocks: list[Tensor] = []
+        found: dict[int, Tensor] = {}
+        for group in self._groups:
+            parts = [self._stacked(group, ids_BF), *self._stacked_flat(group, flat)]
+            rows_NE = self._gather(group, torch.cat(parts) if len(parts) > 1 else parts[0])
+            block, *values = torch.split(rows_NE, [len(part) for part in parts])
+            blocks.append(block.view(len(ids_BF), len(group.columns), group.width))
+            found |= dict(zip(group.flat, values, strict=True))
+        return Gathered(blocks, [found[i] for i in range(len(flat))])
+
+    def touched(self) -> list[Touched]:
+        """The rows that backward passes reached since the last call; forgets them. Always empty for dense tables."""
+        pending, self._pending = self._pending, []
+        return [
+            self._touched(group, [p[1:] for p in pending if p[0] == group.width])
+            for group in self._groups
+            if any(p[0] == group.width for p in pending)
+        ]
+
+    def _touched(self, group: _Group, pending: list[tuple[Tensor, Tensor]]) -> Touched:
+        ids_U, grad_UE = sum_duplicates(torch.cat([p[0] for p in pending]), torch.cat([p[1] for p in pending]))
+        padding_T = self.get_buffer(f"_padding_{group.width}")
+        place_T = torch.searchsorted(ids_U, padding_T).clamp_(max=len(ids_U) - 1)
+        place_T = place_T[ids_U[place_T] == padding_T]
+        if len(place_T):
+            keep_U = torch.ones_like(ids_U, dtype=torch.bool).index_fill_(0, place_T, False)
+            ids_U, grad_UE = ids_U[keep_U], grad_UE[keep_U]
+        return Touched(self._weight(group), ids_U, grad_UE)
+
+    def _weight(self, group: _Group) -> nn.Parameter:
+        return cast(nn.Parameter, getattr(self, f"stacked_{group.width}"))
+
+    def _stacked(self, group: _Group, ids_BF: Tensor) -> Tensor:
+        mine_BF = ids_BF if len(group.columns) == ids_BF.shape[1] else ids_BF[:, list(group.columns)]
+        return (mine_BF + self.get_buffer(f"_offset_{group.width}")).flatten()
+
+    def _stacked_flat(self, group: _Group, flat: Sequence[Tensor]) -> Iterator[Tensor]:
+        for i, start in group.flat.items():
+            yield flat[i].long() + start
+
+    def _gather(self, group: _Group, ids_N: Tensor) -> Tensor:
+        weight_RE = self._weight(group)
+        if not self.sparse:
+            padding_T = self.get_buffer(f"_padding_{group.width}")
+            return cast(Tensor, _Gather.apply(weight_RE, ids_N, padding_T))  # type: ignore[no-untyped-call]
+        rows_NE = weight_RE.index_select(0, ids_N)
+        if self.training and torch.is_grad_enabled() and len(ids_N):
+            rows_NE.requires_grad_()
+            remember = partial(self._remember, group.width, ids_N)
+            rows_NE.register_post_accumulate_grad_hook(remember)  # type: ignore[no-untyped-call]
+        return rows_NE
+
+    def _remember(self, width: int, ids_N: Tensor, rows_NE: Tensor) -> None:
+        assert rows_NE.grad is not None
+        self._pending.append((width, ids_N, rows_NE.grad))
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        for name in self.slices:
+            destination[f"{prefix}{name}.weight"] = self.table(name)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        keys = {f"{prefix}{name}.weight": name for name in self.slices}
+        missing_keys += [key for key in keys if key not in state_dict]
+        unexpected_keys += [key for key in state_dict if strict and key.startswith(prefix) and key not in keys]
+        for key in keys.keys() & state_dict.keys():
+            table, given = self.table(keys[key]), state_dict[key]
+            if given.shape == table.shape:
+                table.copy_(given)
+            else:
+                error_msgs.append(
+                    f"table {key!r} is {list(table.shape)} here and {list(given.shape)} in what is loaded"
+                )
+
+
+def _group(
+    rows: Mapping[str, int], widths: Mapping[str, int], width: int, columns: Sequence[str], flat: Sequence[str]
+) -> _Group:
+    spans: dict[str, tuple[int, int]] = {}
+    stop = 0
+    for name in (name for name in rows if widths[name] == width):
+        spans[name] = (stop, stop + rows[name])
+        stop += rows[name]
+    mine = tuple(i for i, name in enumerate(columns) if name in spans)
+    return _Group(width, spans, mine, {i: spans[name][0] for i, name in enumerate(flat) if name in spans})

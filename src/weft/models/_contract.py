@@ -1,0 +1,112 @@
+"""What a model is: contracts without a base class, and what the rooms above need to know of any model.
+
+Dimension key: B rows, T outputs, E width, U users, K candidates.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from weft.batch import Batch
+from weft.layers import Embedding
+
+
+@runtime_checkable
+class Ranker(Protocol):
+    """Scores rows."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Raw logits, [B] or [B, T]; never a sigmoid."""
+        ...
+
+
+@runtime_checkable
+class Retriever(Protocol):
+    """Maps users and items into one space; their dot product is the score."""
+
+    def vectors(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Users [B, E] and items [B, E] of full rows."""
+        ...
+
+    def user_vectors(self, batch: Batch) -> Tensor:
+        """[B, E] of rows that have the user's side."""
+        ...
+
+    def item_vectors(self, batch: Batch) -> Tensor:
+        """[B, E] of rows that have the item's side."""
+        ...
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """Learns in one pass over the train rows, without gradients."""
+
+    def fit(self, batches: Iterable[Batch]) -> None:
+        """Forget what was learned before and learn from these rows."""
+        ...
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Proposes items."""
+
+    def candidates(self, user_U: Tensor, k: int) -> Tensor:
+        """Item ids [U, K], best first, for user ids; K is the smaller of `k` and the number of items."""
+        ...
+
+
+def score(model: nn.Module, batch: Batch) -> Tensor:
+    """Logits [B] or [B, T] of a ranker; of a retriever, the dot products [B]."""
+    if isinstance(model, Retriever):
+        user_BE, item_BE = model.vectors(batch)
+        return (user_BE * item_BE).sum(-1)
+    logits: Tensor = model(batch)
+    return logits
+
+
+def embeddings(model: nn.Module) -> list[Embedding]:
+    """The embedding layers of a model, in order of definition."""
+    return [module for module in model.modules() if isinstance(module, Embedding)]
+
+
+def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """The parameters by group: `wide` under a module of that name, `embedding` in embedding layers, `dense` the rest.
+
+    Stacked weights with sparse updates are in their group as well; they do not require a gradient.
+    """
+    groups: dict[str, list[nn.Parameter]] = {"wide": [], "embedding": [], "dense": []}
+    for path, module in model.named_modules():
+        wide = "wide" in path.split(".")
+        group = "wide" if wide else "embedding" if isinstance(module, Embedding) else "dense"
+        groups[group] += module.parameters(recurse=False)
+    return groups
+
+
+def set_output_bias(model: nn.Module, task: str, mean: float) -> None:
+    """Start a model at the mean label of the train rows, so that it need not walk there.
+
+    The bias is `model.bias` or `model.head.bias`; a model without one, or a multiclass task, is left as it is.
+
+    Args:
+        model: Any model with gradients.
+        task: Of the first label.
+        mean: Of the first label.
+    """
+    bias = getattr(model, "bias", None)
+    bias = getattr(getattr(model, "head", None), "bias", None) if bias is None else bias
+    if bias is not None and task != "multiclass":
+        bias.detach()[0] = link(task, mean)
+
+
+def link(task: str, mean: float) -> float:
+    """The score at which a model predicts this mean: the logit of a share, the log of a count, the mean itself.
+
+    >>> link("binary", 0.5), link("regression", 3.5)
+    (0.0, 3.5)
+    """
+    if task == "binary":
+        share = min(max(mean, 1e-6), 1 - 1e-6)
+        return math.log(share / (1 - share))
+    return math.log(max(mean, 1e-6)) if task == "count" else mean

@@ -1,0 +1,71 @@
+"""DCN V2: explicit crosses of bounded degree beside or before a deep network.
+
+x_{l+1} = x_0 * (W_l x_l + b_l) + x_l, then
+parallel: logit = w · [CrossNet(x_0), MLP(x_0)] + b;  stacked: logit = w · MLP(CrossNet(x_0)) + b.
+
+Paper: Wang et al., WWW 2021, https://arxiv.org/abs/2008.13535, equation (1), full-rank weights.
+Not here: the low-rank mixture of experts.
+Differs: batch norm by default and Xavier weights, as in the common recipe; numbers are embedded as value x vector, the
+paper appends them as they are. Without hidden layers the deep part is left out: logit = w · CrossNet(x_0) + b.
+"""
+
+from typing import Annotated, Literal, final
+
+from msgspec import Meta
+from torch import Tensor, nn
+
+from weft.batch import Batch, Fields
+from weft.layers import MLP, CrossNet, Head
+from weft.models._inputs import DeepConfig, Inputs, squeezed
+from weft.models._registry import register
+
+
+@register(
+    "dcn_v2",
+    kinds=("ranker",),
+    phases=("ranking", "final ranking"),
+    paper="Wang et al., WWW 2021, DCN V2: Improved Deep & Cross Network",
+    url="https://arxiv.org/abs/2008.13535",
+    year=2021,
+    strengths="Crosses of every order up to the number of layers plus one, by construction; fields of any width.",
+    weaknesses="Full-rank crosses cost the square of the input width.",
+    choose="As the default final ranker.",
+)
+@final
+class DCNV2(nn.Module):
+    """Deep & Cross Network V2, parallel or stacked."""
+
+    class Config(DeepConfig, frozen=True):
+        """Options.
+
+        Attributes:
+            num_cross: Cross layers; products of up to `num_cross + 1` features.
+            structure: The deep part beside the crosses, or after them.
+        """
+
+        num_cross: Annotated[int, Meta(ge=1)] = 3
+        structure: Literal["parallel", "stacked"] = "parallel"
+
+    def __init__(self, fields: Fields, config: Config) -> None:
+        super().__init__()
+        self.inputs = Inputs(fields, config)
+        self.cross = CrossNet(self.inputs.width, config.num_cross)
+        self.deep = MLP(
+            self.inputs.width,
+            config.hidden,
+            activation=config.activation,
+            batch_norm=config.batch_norm,
+            dropout=config.dropout,
+        )
+        self.parallel = config.structure == "parallel" and bool(config.hidden)
+        self.head = Head([self.inputs.width, self.deep.width] if self.parallel else [self.deep.width], fields.outputs)
+
+    def represent(self, batch: Batch) -> tuple[Tensor, ...]:
+        """What the head reads: [CrossNet(x_0), MLP(x_0)] or MLP(CrossNet(x_0))."""
+        x0_BD = self.inputs(batch)
+        cross_BD = self.cross(x0_BD)
+        return (cross_BD, self.deep(x0_BD)) if self.parallel else (self.deep(cross_BD),)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits [B] or [B, T]."""
+        return squeezed(self.head(*self.represent(batch)))

@@ -1,0 +1,56 @@
+"""DeepFM: a factorisation machine and a deep network on the same embeddings, their logits added.
+
+logit = Σ_j w_j x_j + Σ_{i<j} <e_i, e_j> + w · MLP([e_1, ..., e_N]) + b
+
+Paper: Guo et al., IJCAI 2017, https://arxiv.org/abs/1703.04247, equations (1) to (4). One embedding table serves both
+parts, the first-order weights are in, and nothing is concatenated with the deep part's output.
+Differs: batch norm by default, as in the common recipe.
+"""
+
+from typing import final
+
+from torch import Tensor, nn
+
+from weft.batch import Batch, Fields
+from weft.layers import MLP, Head, pairwise
+from weft.models._inputs import DeepConfig, FirstOrder, Slots, one_output
+from weft.models._registry import register
+
+
+@register(
+    "deepfm",
+    kinds=("ranker",),
+    phases=("ranking", "final ranking"),
+    paper="Guo et al., IJCAI 2017, DeepFM: A Factorization-Machine based Neural Network for CTR Prediction",
+    url="https://arxiv.org/abs/1703.04247",
+    year=2017,
+    strengths="Second-order crosses exactly, higher ones through the deep part, without crosses by hand.",
+    weaknesses="All fields need one width; third-order crosses are left to the deep part.",
+    choose="When pairs of features carry the signal and one robust model is wanted.",
+)
+@final
+class DeepFM(nn.Module):
+    """Factorisation machine and deep network with shared embeddings."""
+
+    class Config(DeepConfig, frozen=True):
+        """Options."""
+
+    def __init__(self, fields: Fields, config: Config) -> None:
+        super().__init__()
+        one_output(fields, "deepfm")
+        self.wide = FirstOrder(fields, config)
+        self.slots = Slots(fields, config)
+        self.deep = MLP(
+            self.slots.width,
+            config.hidden,
+            activation=config.activation,
+            batch_norm=config.batch_norm,
+            dropout=config.dropout,
+        )
+        self.head = Head([self.deep.width], 1)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits [B]."""
+        e_BNE = self.slots(batch)
+        linear_B1: Tensor = self.wide(batch) + self.head(self.deep(e_BNE.flatten(1)))
+        return linear_B1[:, 0] + pairwise(e_BNE)

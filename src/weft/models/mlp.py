@@ -1,0 +1,56 @@
+"""Multi-layer perceptron over the embedded features: the deep part of the others, alone.
+
+logit = w · MLP([e_1, ..., e_N]) + b
+
+Paper: Covington et al., RecSys 2016, https://doi.org/10.1145/2959100.2959190, the ranking network.
+Differs: no first-order part, and the layers of the common recipe: linear, batch norm, activation, dropout.
+"""
+
+from typing import final
+
+from torch import Tensor, nn
+
+from weft.batch import Batch, Fields
+from weft.layers import MLP, Head
+from weft.models._inputs import DeepConfig, Inputs, squeezed
+from weft.models._registry import register
+
+
+@register(
+    "mlp",
+    kinds=("ranker",),
+    phases=("ranking", "final ranking"),
+    paper="Covington et al., RecSys 2016, Deep Neural Networks for YouTube Recommendations",
+    url="https://doi.org/10.1145/2959100.2959190",
+    year=2016,
+    strengths="Strong and simple; on memorisation benchmarks as good as models with explicit crosses.",
+    weaknesses="Learns products of features slowly and only approximately.",
+    choose="As the baseline that an architecture with crosses must beat.",
+)
+@final
+class DeepRanker(nn.Module):
+    """Multi-layer perceptron over embeddings of any width."""
+
+    class Config(DeepConfig, frozen=True):
+        """Options."""
+
+    def __init__(self, fields: Fields, config: Config) -> None:
+        super().__init__()
+        self.inputs = Inputs(fields, config)
+        self.deep = MLP(
+            self.inputs.width,
+            config.hidden,
+            activation=config.activation,
+            batch_norm=config.batch_norm,
+            dropout=config.dropout,
+        )
+        self.head = Head([self.deep.width], fields.outputs)
+
+    def represent(self, batch: Batch) -> Tensor:
+        """What the head reads, [B, H]."""
+        hidden_BH: Tensor = self.deep(self.inputs(batch))
+        return hidden_BH
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits [B] or [B, T]."""
+        return squeezed(self.head(self.represent(batch)))

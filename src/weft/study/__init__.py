@@ -1,0 +1,1 @@
+"""Whole experiments: the demo, and tables over the registry of models."""

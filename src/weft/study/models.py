@@ -1,0 +1,58 @@
+"""Tables over the registry of models, for `weft models`."""
+
+import sys
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from weft.models import config, entry, names
+from weft.train.recipe import PRESETS, Recipe
+
+
+def describe_model(name: str) -> dict[str, Any]:
+    """All that is known of one model: its registry entry, its options with defaults, the recipe's, the presets."""
+    facts = msgspec.to_builtins(entry(name))
+    return {
+        **{key: value for key, value in facts.items() if key != "model"},
+        "options": msgspec.to_builtins(config(name, {})),
+        "train": msgspec.to_builtins(Recipe()),
+        "presets": PRESETS,
+    }
+
+
+def render_models(console: Console, *, as_json: bool) -> None:
+    """Print one line a model, or a JSON array of everything."""
+    if as_json:
+        sys.stdout.write(msgspec.json.encode([describe_model(name) for name in names()]).decode() + "\n")
+        return
+    table = Table("model", "kinds", "phases", "paper", "when to choose it")
+    for name in names():
+        model = entry(name)
+        table.add_row(
+            name, ", ".join(model.kinds), ", ".join(model.phases), f"{model.paper} {model.year}", model.choose
+        )
+    console.print(table)
+
+
+def render_model(name: str, console: Console, *, as_json: bool) -> None:
+    """Print one model: prose, options, presets; or one JSON object."""
+    facts = describe_model(name)
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(facts).decode() + "\n")
+        return
+    for key, value in facts.items():
+        if key not in ("options", "train", "presets"):
+            console.print(f"{key}: {', '.join(value) if isinstance(value, tuple | list) else value}", highlight=False)
+    console.print(_settings("options of the model (--set KEY=VALUE)", facts["options"]))
+    console.print(_settings("options of training (--set train.KEY=VALUE)", facts["train"]))
+    for preset, values in facts["presets"].items():
+        console.print(_settings(f"preset {preset} (--preset {preset})", values))
+
+
+def _settings(title: str, values: dict[str, Any]) -> Table:
+    table = Table("key", "value", title=title, title_justify="left")
+    for key, value in values.items():
+        table.add_row(key, str(value))
+    return table

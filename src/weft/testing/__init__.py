@@ -1,0 +1,20 @@
+"""For tests of models, ours and yours: worlds with known answers, lopsided weights, the checks of the contract."""
+
+from weft.testing.contract import check, check_fitted, check_ranker, check_retriever, fit, tiny
+from weft.testing.lopsided import make_lopsided
+from weft.testing.worlds import Camps, World, cross_only, third_order, two_camps
+
+__all__ = [
+    "Camps",
+    "World",
+    "check",
+    "check_fitted",
+    "check_ranker",
+    "check_retriever",
+    "cross_only",
+    "fit",
+    "make_lopsided",
+    "third_order",
+    "tiny",
+    "two_camps",
+]

@@ -1,0 +1,95 @@
+"""Planted worlds: small data whose answer is known by construction.
+
+Dimension key: B rows, F id columns, U users, I items.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from weft.batch import FIRST_ID, Batch, Field, Fields
+
+
+class World(NamedTuple):
+    """Rows whose label is known by construction; what a model must reach is the world's docstring."""
+
+    fields: Fields
+    train: Batch
+    test: Batch
+
+
+class Camps(NamedTuple):
+    """A world of two camps.
+
+    Attributes:
+        fields: Users and items as features and roles.
+        train: Every pair but the withheld ones; 1 where the user likes the item.
+        likes_UI: [U, I] bool, what train says.
+        answer_U: [U], the item withheld from each user, which is the right answer; counted from zero.
+    """
+
+    fields: Fields
+    train: Batch
+    likes_UI: Tensor
+    answer_U: Tensor
+
+
+def cross_only(rows: int = 2_000, *, values: int = 8, seed: int = 0) -> World:
+    """The label is the product of a sign of `a` and a sign of `b`; each alone says nothing.
+
+    A model without crosses stays at an AUC of one half, one with pairs reaches one. A third field is noise.
+    """
+    return _planted(("a", "b"), rows, values, seed)
+
+
+def third_order(rows: int = 2_000, *, values: int = 4, seed: int = 0) -> World:
+    """The label is the product of the signs of three fields; no one and no pair of them says anything.
+
+    Pairs are not enough: the AUC stays at one half without a product of three features.
+    """
+    return _planted(("a", "b", "c"), rows, values, seed)
+
+
+def two_camps(size: int = 20) -> Camps:
+    """Even users like even items, odd users odd ones; item u is withheld from user u, so it is the right answer.
+
+    >>> two_camps(4).likes_UI.int().tolist()[0]
+    [0, 0, 1, 0]
+    """
+    user, item = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    likes_UI = ((user - item) % 2 == 0) & (user != item)
+    keep = user != item
+    ids_BF = torch.stack([user[keep], item[keep]], dim=1) + FIRST_ID
+    rows = size + FIRST_ID
+    fields = Fields(
+        ids=(Field(name="user", side="user", rows=rows), Field(name="item", side="item", rows=rows)),
+        user="user",
+        item="item",
+        users=rows,
+        items=rows,
+    )
+    train = Batch(
+        ids=ids_BF,
+        dense=torch.zeros(len(ids_BF), 0),
+        ragged={},
+        label=likes_UI[keep].float()[:, None],
+        user=ids_BF[:, 0],
+        item=ids_BF[:, 1],
+    )
+    return Camps(fields, train, likes_UI, torch.arange(size))
+
+
+def _planted(signal: tuple[str, ...], rows: int, values: int, seed: int) -> World:
+    names = (*signal, "noise")
+    fields = Fields(ids=tuple(Field(name=name, side="context", rows=values + FIRST_ID) for name in names))
+    draw = torch.Generator().manual_seed(seed)
+    return World(fields, *(_rows(len(signal), rows, values, draw) for _ in range(2)))
+
+
+def _rows(signals: int, rows: int, values: int, draw: torch.Generator) -> Batch:
+    """Half of a field's values have the sign 1, the others -1, so that each order below the full one is balanced."""
+    value_BF = torch.randint(values, (rows, signals + 1), generator=draw)
+    sign_BF = (value_BF % 2 * 2 - 1).float()
+    label_B = (sign_BF[:, :signals].prod(1) + 1) / 2
+    return Batch(ids=value_BF + FIRST_ID, dense=torch.zeros(rows, 0), ragged={}, label=label_B[:, None])

@@ -1,0 +1,79 @@
+"""What a model is trained for, and what is measured on the validation rows: by the labels' tasks, not by the model."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from weft import metrics
+from weft.batch import Batch
+from weft.errors import ConfigError, Unsupported, near
+from weft.losses import for_task
+from weft.models._contract import score
+from weft.models._predict import autocast
+from weft.schema import Label
+from weft.train.loop import Objective
+
+Floats = NDArray[np.floating[Any]]
+Metric = Callable[[Floats, Floats], float]
+
+# The first metric of a task decides, unless the recipe names another.
+METRICS: dict[str, dict[str, Metric]] = {
+    "binary": {"auc": metrics.auc, "logloss": metrics.logloss},
+    "regression": {"rmse": metrics.rmse},
+    "count": {"poisson_deviance": metrics.poisson_deviance},
+    "multiclass": {"logloss": metrics.multiclass_logloss, "accuracy": metrics.multiclass_accuracy},
+}
+
+
+def check_labels(labels: Sequence[Label]) -> None:
+    """Unsupported when the labels cannot be learned together, or there is none."""
+    if not labels:
+        raise Unsupported("training needs a label, and the schema has none; set `label` in [roles]")
+    if len(labels) > 1 and any(label.task == "multiclass" for label in labels):
+        raise Unsupported("a multiclass label must be the only one; train a model for each label")
+
+
+def objective(labels: Sequence[Label], precision: str) -> Objective:
+    """The mean over the labels of the loss of each label's task; the forward pass runs in a precision, fp32 or bf16."""
+    losses = [for_task(label.task) for label in labels]
+
+    def loss_of(model: nn.Module, batch: Batch) -> Tensor:
+        assert batch.label is not None
+        with autocast(precision, batch.ids.device):
+            logits = score(model, batch)
+        if len(losses) == 1:
+            return losses[0](logits, batch.label, batch.weight)
+        parts = [f(logits[:, t], batch.label[:, t], batch.weight) for t, f in enumerate(losses)]
+        return sum(parts[1:], parts[0]) / len(parts)
+
+    return loss_of
+
+
+def metric_names(labels: Sequence[Label]) -> list[str]:
+    """Names of the validation metrics; several labels have keys such as `click.auc`."""
+    return [_key(labels, label, name) for label in labels for name in METRICS[label.task]]
+
+
+def monitored(labels: Sequence[Label], wanted: str | None) -> str:
+    """The metric that decides; ConfigError when there is none of that name."""
+    names = metric_names(labels)
+    if wanted is not None and wanted not in names:
+        raise ConfigError(f"`train.monitor` names no validation metric: {wanted!r}; {near(wanted, names)}")
+    return wanted or names[0]
+
+
+def measure(labels: Sequence[Label], label_NT: Floats, logit: Floats) -> dict[str, float]:
+    """The validation metrics of logits [N], [N, T] or, for one multiclass label, [N, C]."""
+    found: dict[str, float] = {}
+    for t, label in enumerate(labels):
+        logits = logit[:, t] if len(labels) > 1 else logit
+        for name, metric in METRICS[label.task].items():
+            found[_key(labels, label, name)] = float(metric(label_NT[:, t], logits))
+    return found
+
+
+def _key(labels: Sequence[Label], label: Label, name: str) -> str:
+    return f"{label.name}.{name}" if len(labels) > 1 else name

@@ -1,0 +1,372 @@
+"""A training run: a store and a model's name in, a run folder out.
+
+The folder has its manifest only when the run is finished. Until then it holds the training states of `checkpoint`, from
+which `resume` goes on with the same bits as if nothing had happened, and one process owns it.
+"""
+
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from msgspec.structs import replace
+from rich.console import Console
+from safetensors.torch import save_file
+from torch import nn
+
+from weft import artifacts
+from weft.batch import Batch
+from weft.data.load import Loader
+from weft.data.store import Store
+from weft.errors import ArtifactError, ConfigError, Diverged, StaleModel, WeftError
+from weft.models import _registry as registry
+from weft.models._contract import Fitted, set_output_bias
+from weft.models._predict import predict
+from weft.runs import (
+    CONFIG,
+    KIND,
+    OPTIMIZER,
+    REPORT,
+    SCHEMA,
+    TRANSFORMS,
+    WEIGHTS,
+    RunConfig,
+    RunReport,
+    SavedRun,
+    read_config,
+)
+from weft.train.checkpoint import Checkpoints, State, plain
+from weft.train.loop import Epoch, Progress
+from weft.train.loop import train as run_loop
+from weft.train.objective import check_labels, measure, monitored, objective
+from weft.train.optimizers import Optimizer
+from weft.train.precision import choose_device, choose_precision
+from weft.train.progress import Display, Log
+from weft.train.recipe import Recipe, recipe_from, resolve
+from weft.train.warm_start import warm_start
+from weft.transforms.rows import Rows
+
+CHECKPOINT, STATE, LINES, ENVIRONMENT = "checkpoint", "state.json", "metrics.jsonl", "environment.json"
+LARGE_BATCH = 16_384
+
+
+def train(
+    store: Store | str | Path,
+    model: str,
+    *,
+    out: str | Path,
+    preset: str | None = None,
+    config: str | Path | None = None,
+    sets: Sequence[str] = (),
+    init: str | Path | None = None,
+    seed: int = 0,
+    precision: str = "auto",
+    device: str = "auto",
+    resume: bool = False,
+    console: Console | None = None,
+) -> SavedRun:
+    """Train a model on a store and write a run folder.
+
+    Args:
+        store: A store, or its path.
+        model: Registry name.
+        out: The run folder to write.
+        preset: A named recipe, overlaid by the data's own of that name.
+        config: A TOML file of the model's options, with a table `[train]`.
+        sets: Settings `key=value`; `train.KEY` addresses the recipe.
+        init: A run whose weights to start from.
+        seed: Of initial weights, dropout, shuffling and sampling.
+        precision: auto, fp32 or bf16.
+        device: auto, cpu or cuda.
+        resume: Go on from the last training state in `out`, with the settings that lie there.
+        console: Where progress is shown; nowhere without it.
+
+    Raises:
+        ConfigError: A name or setting does not exist or is out of range.
+        ArtifactError: `out` is in the way, or damaged. Locked: another process trains there.
+        StaleModel: `resume` with another store or model.
+        Diverged: A loss, a gradient or a validation score is not finite.
+    """
+    opened = store if isinstance(store, Store) else Store.open(Path(store))
+    place = choose_device(device)
+    settings = resolve(model, presets=opened.schema.presets, preset=preset, config=config, sets=sets)
+    wanted = RunConfig(
+        model=model,
+        store=str(opened.path),
+        store_id=opened.id,
+        data=opened.schema.name or opened.path.name,
+        preset=preset,
+        init=None if init is None else str(init),
+        seed=seed,
+        precision=choose_precision(precision, place),
+        device=place.type,
+        intercept=float(np.log(settings.recipe.keep_negatives)),
+        options=settings.options,
+        recipe=msgspec.to_builtins(settings.recipe),
+    )
+    folder = Path(out)
+    chosen = _resumed(folder, wanted, explicit=bool(preset or config or sets)) if resume else wanted
+    if resume and (folder / artifacts.MANIFEST).is_file():
+        _say(console, f"{folder} is finished, there is nothing to resume")
+        return SavedRun.open(folder)
+    _refuse_foreign(folder)
+    run = _Run.plan(folder, opened, chosen, console)
+    with artifacts.lock(folder), torch.random.fork_rng(devices=[0] if chosen.device == "cuda" else []):
+        _begin(folder, opened, chosen, resume)
+        try:
+            run.go()
+        except WeftError:
+            if not (folder / CHECKPOINT / "latest").is_file():
+                shutil.rmtree(folder)
+            raise
+    return SavedRun.open(folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """One run in its folder."""
+
+    folder: Path
+    store: Store
+    config: RunConfig
+    recipe: Recipe
+    model: nn.Module
+    optimizer: Optimizer
+    monitor: str
+    console: Console | None
+
+    @staticmethod
+    def plan(folder: Path, store: Store, config: RunConfig, console: Console | None) -> "_Run":
+        """Build model and optimizer, so that what cannot work is said before anything is written."""
+        labels = store.schema.roles.label
+        recipe = recipe_from(config.recipe)
+        check_labels(labels)
+        if (recipe.negatives or recipe.keep_negatives < 1) and [label.task for label in labels] != ["binary"]:
+            raise ConfigError("`train.negatives` and `train.keep_negatives` need one binary label; leave them out")
+        model = registry.create(config.model, store.fields, config.options, seed=config.seed).to(config.device)
+        return _Run(
+            folder=folder,
+            store=store,
+            config=config,
+            recipe=recipe,
+            model=model,
+            optimizer=Optimizer(model, recipe),
+            monitor=monitored(labels, recipe.monitor),
+            console=console,
+        )
+
+    def go(self) -> None:
+        """Train what is left to train, then finish the folder."""
+        if not (self.folder / STATE).is_file():
+            torch.manual_seed(self.config.seed)
+            self._fit(self.model) if isinstance(self.model, Fitted) else self._learn()
+        shutil.rmtree(self.folder / CHECKPOINT, ignore_errors=True)
+        artifacts.write_manifest(self.folder, KIND, store=self.config.store_id, model=self.config.model)
+
+    def _fit(self, model: Fitted) -> None:
+        started = time.monotonic()
+        model.fit(Loader(self._train_rows(), LARGE_BATCH, shuffle="none", seed=self.config.seed).batches(0))
+        metrics = self._validate(self.model)
+        (self.folder / LINES).touch()
+        save_file(plain(self.model.state_dict()), self.folder / WEIGHTS)
+        save_file({}, self.folder / OPTIMIZER)
+        progress = Progress(epoch=1, best_epoch=0, best_metrics=metrics)
+        self._finish(State(progress=progress, seconds=time.monotonic() - started))
+
+    def _learn(self) -> None:
+        checkpoints = Checkpoints(self.folder, seconds=self.recipe.checkpoint_seconds)
+        rows = self._train_rows()
+        state = checkpoints.latest()
+        if state is None:
+            self._start_weights(rows)
+        else:
+            checkpoints.restore(state, self.model, self.optimizer)
+        state = self._loop(rows, checkpoints, state or State())
+        for name in (WEIGHTS, OPTIMIZER):
+            _publish(checkpoints.file(state.best or state.number, name), self.folder / name)
+        self._finish(state)
+
+    def _loop(self, rows: Rows, checkpoints: Checkpoints, state: State) -> State:
+        before, started = state.seconds, time.monotonic()
+        loader = self._loader(rows)
+        with (
+            Log(self.folder / LINES, keep=state.lines, every=self.recipe.log_every) as log,
+            Display(self.console, steps=len(loader)) as display,
+        ):
+            for event in run_loop(
+                self.model,
+                objective(self.store.schema.roles.label, self.config.precision),
+                _OnDevice(loader, self.config.device),
+                self.optimizer,
+                self.recipe,
+                validate=self._validate,
+                monitor=self.monitor,
+                progress=state.progress,
+            ):
+                log.hear(event, self.optimizer.learning_rates())
+                display.hear(event)
+                state = replace(state, progress=event.progress, seconds=before + time.monotonic() - started)
+                best = isinstance(event, Epoch) and event.is_best
+                if isinstance(event, Epoch) or checkpoints.due():
+                    state = replace(state, lines=log.size())
+                    state = checkpoints.save(state, self.model, self.optimizer, best=best)
+        return state
+
+    def _train_rows(self) -> Rows:
+        rows = self.store.split("train")
+        if len(rows) == 0:
+            raise ConfigError(f"the store {self.config.store!r} has no train row; prepare it with another split")
+        if self.recipe.keep_negatives == 1 or rows.label is None:
+            return rows
+        from weft.data.sample import keep_negatives
+
+        return rows.take(keep_negatives(rows.label[:, 0], self.recipe.keep_negatives, self.config.seed))
+
+    def _loader(self, rows: Rows) -> Loader:
+        sampler = None
+        if self.recipe.negatives:
+            from weft.data.sample import NegativeSampler
+
+            sampler = NegativeSampler(self.store, self.recipe.negatives, seed=self.config.seed)
+        return Loader(rows, self.recipe.batch_size, shuffle=self.recipe.shuffle, seed=self.config.seed, sampler=sampler)
+
+    def _start_weights(self, rows: Rows) -> None:
+        assert rows.label is not None
+        set_output_bias(self.model, self.store.fields.task, float(rows.label[:, 0].mean(dtype=np.float64)))
+        if self.config.init is not None:
+            report = warm_start(self.model, self.store.transforms, SavedRun.open(self.config.init))
+            _say(self.console, f"from {self.config.init}: {report}")
+
+    def _validate(self, model: nn.Module) -> dict[str, float]:
+        rows = self.store.split("valid")
+        if len(rows) == 0:
+            return {}
+        assert rows.label is not None
+        starts = range(0, len(rows), LARGE_BATCH)
+        batches = (rows.batch(slice(start, start + LARGE_BATCH)) for start in starts)
+        logit = predict(model, batches, precision=self.config.precision) + np.float32(self.config.intercept)
+        bad = np.flatnonzero(~np.isfinite(logit.reshape(len(rows), -1)).all(axis=1))
+        if len(bad):
+            raise Diverged(
+                f"the scores of {len(bad):,} validation rows are not finite, the first is row {bad[0]}; "
+                "lower train.learning_rate, or look for extreme values in these rows"
+            )
+        return measure(self.store.schema.roles.label, rows.label, logit)
+
+    def _finish(self, state: State) -> None:
+        best = state.progress
+        report = RunReport(
+            model=self.config.model,
+            data=self.config.data,
+            rows=len(self.store.split("valid")),
+            epoch=best.best_epoch,
+            metrics=best.best_metrics,
+            parameters=sum(p.numel() for p in self.model.parameters()),
+            seconds=state.seconds,
+        )
+        artifacts.write_atomic(self.folder / REPORT, _json(report))
+        artifacts.write_atomic(self.folder / STATE, _json(state))
+
+
+class _OnDevice:
+    """The batches of a loader, brought to the model's device."""
+
+    def __init__(self, loader: Loader, device: str) -> None:
+        self._loader, self._device = loader, device
+
+    def batches(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from a step on."""
+        for batch in self._loader.batches(epoch, start_step):
+            yield batch.to(self._device)
+
+
+def _resumed(folder: Path, wanted: RunConfig, *, explicit: bool) -> RunConfig:
+    """The settings of the run in a folder; those that were given now must not contradict them."""
+    if not folder.is_dir():
+        raise ArtifactError(f"there is no run {str(folder)!r} to resume; leave out `resume` to begin one")
+    if not (folder / CONFIG).is_file():
+        return wanted
+    old = read_config(folder)
+    for name, what in (("model", "model"), ("store_id", "store")):
+        if getattr(old, name) != getattr(wanted, name):
+            raise StaleModel(
+                f"the run {str(folder)!r} was begun with {what} {getattr(old, name)!r}, not with "
+                f"{getattr(wanted, name)!r}; resume it with the same {what}, or train into another folder"
+            )
+    wanted = msgspec.toml.decode(wanted.toml(), type=RunConfig)
+    given = (["seed"] if wanted.seed else []) + (["options", "recipe"] if explicit else [])
+    for name in given:
+        if getattr(old, name) != getattr(wanted, name):
+            raise ConfigError(
+                f"the run {str(folder)!r} was begun with another `{name}`; resume it without settings, which keeps "
+                "those it was begun with, or train into another folder"
+            )
+    return old
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """ArtifactError when the folder is no run's: it must not get so much as a lock."""
+    if folder.is_dir() and ((folder / CONFIG).is_file() or (folder / artifacts.LOCK).is_file()):
+        return
+    artifacts.refuse_existing(folder, KIND)
+
+
+def _begin(folder: Path, store: Store, config: RunConfig, resume: bool) -> None:
+    """Fill the folder with what does not depend on training; `run.toml` comes last and says that all is there."""
+    if (folder / CONFIG).is_file():
+        if not resume:
+            raise ArtifactError(
+                f"{str(folder)!r} holds a run already; go on with `resume` (--resume), or choose another path"
+            )
+        _remove_temporary(folder)
+        return
+    _remove_temporary(folder)
+    shutil.rmtree(folder / TRANSFORMS, ignore_errors=True)
+    shutil.copytree(store.path / TRANSFORMS, folder / TRANSFORMS)
+    artifacts.write_atomic(folder / SCHEMA, _json(store.schema))
+    artifacts.write_atomic(folder / ENVIRONMENT, _json(_environment()))
+    artifacts.write_atomic(folder / CONFIG, config.toml())
+
+
+def _remove_temporary(folder: Path) -> None:
+    """Remove what a killed process was about to rename."""
+    for path in (*folder.glob(".*"), *folder.glob(f"{CHECKPOINT}/.*")):
+        if path.name != artifacts.LOCK:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _publish(source: Path, target: Path) -> None:
+    """Copy a file so that `target` is whole or not there."""
+    temporary = target.with_name(f".{target.name}")
+    shutil.copyfile(source, temporary)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, target)
+
+
+def _environment() -> dict[str, object]:
+    packages = {name: metadata.version(name) for name in ("torch", "numpy", "polars", "msgspec", "safetensors")}
+    return {
+        "python": platform.python_version(),
+        **packages,
+        "system": platform.platform(),
+        "processor": torch.cpu.get_capabilities().get("cpu_name", platform.processor()),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _json(value: object) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value), indent=1)
+
+
+def _say(console: Console | None, text: str) -> None:
+    if console is not None:
+        console.print(text, highlight=False, markup=False)

@@ -1,0 +1,124 @@
+"""Start from another run's weights although vocabularies, fields or widths have changed since.
+
+Rows of embedding tables go to the row of the same value: by external value through both vocabularies, by position where
+ids are hashes or buckets that did not change. All other weights go by name where their shapes are the same.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from weft.batch import FIRST_ID, UNKNOWN
+from weft.layers import Embedding
+from weft.runs import WEIGHTS, SavedRun
+from weft.schema import Categorical, Cross, MultiHot, Schema
+from weft.transforms.cross import CrossVocabulary
+from weft.transforms.encode import Transforms
+from weft.transforms.vocabulary import Vocabulary
+
+RowMap = NDArray[np.integer[Any]]
+
+
+class Report(NamedTuple):
+    """What was taken over.
+
+    Attributes:
+        rows: Rows of embedding tables that found their value.
+        of: Rows of these tables in the new model.
+        weights: Names of other weights that were taken.
+        left: Names of weights that start fresh.
+    """
+
+    rows: int
+    of: int
+    weights: tuple[str, ...]
+    left: tuple[str, ...]
+
+    def __str__(self) -> str:
+        left = f"; fresh: {', '.join(self.left)}" if self.left else ""
+        return f"{self.rows:,} of {self.of:,} embedding rows and {len(self.weights)} other weights taken over{left}"
+
+
+def warm_start(model: nn.Module, transforms: Transforms, run: SavedRun) -> Report:
+    """Put a run's weights into a new model, in place.
+
+    Args:
+        model: The new model.
+        transforms: What its ids mean.
+        run: Where to start from; its model may be another one, what has no place stays out.
+    """
+    old, new = load_file(run.path / WEIGHTS), model.state_dict()
+    tables = {f"{prefix}{name}.weight": name for prefix, name in _tables(model)}
+    rows, taken, left = 0, [], []
+    for key, tensor in new.items():
+        given = old.get(key)
+        if given is None:
+            left.append(key)
+        elif key in tables:
+            found = _take_rows(tensor, given, row_map(tables[key], run.transforms, transforms, len(given), len(tensor)))
+            rows += found
+            left += [] if found else [key]
+        elif given.shape == tensor.shape:
+            tensor.copy_(given)
+            taken.append(key)
+        else:
+            left.append(key)
+    return Report(rows, sum(len(new[key]) for key in tables), tuple(taken), tuple(left))
+
+
+def row_map(table: str, old: Transforms, new: Transforms, old_rows: int, new_rows: int) -> RowMap | None:
+    """The new row of each old row of a table, 0 where it has none; None if the tables have nothing in common."""
+    for before, after in zip(_vocabularies(table, old), _vocabularies(table, new), strict=True):
+        if before is None or after is None or (before.rows, after.rows) != (old_rows, new_rows):
+            continue
+        ids = _encoded(before, after)
+        return np.concatenate([[0, UNKNOWN], np.where(ids == UNKNOWN, 0, ids)])
+    same = old_rows == new_rows and _same_ids(table, old, new)
+    return np.arange(old_rows) if same else None
+
+
+def _take_rows(tensor: Tensor, given: Tensor, rows: RowMap | None) -> int:
+    if rows is None or given.shape[1:] != tensor.shape[1:]:
+        return 0
+    source = np.flatnonzero(rows)
+    tensor[torch.from_numpy(rows[source]).long()] = given[torch.from_numpy(source)]
+    return len(source)
+
+
+def _tables(model: nn.Module) -> Iterator[tuple[str, str]]:
+    for prefix, module in model.named_modules():
+        if isinstance(module, Embedding):
+            yield from ((f"{prefix}." if prefix else "", name) for name in module.slices)
+
+
+def _vocabularies(table: str, transforms: Transforms) -> list[Vocabulary | CrossVocabulary | None]:
+    """Everything that may give a table its ids; models of user and item ids alone call theirs by the role."""
+    roles: Mapping[str, Vocabulary | None] = {"user": transforms.user_ids, "item": transforms.item_ids}
+    return [transforms.vocabularies.get(table), transforms.crosses.get(table), roles.get(table)]
+
+
+def _encoded(before: Vocabulary | CrossVocabulary, after: Vocabulary | CrossVocabulary) -> RowMap:
+    if isinstance(before, Vocabulary) and isinstance(after, Vocabulary):
+        return after.encode_values(before.values)
+    if isinstance(before, CrossVocabulary) and isinstance(after, CrossVocabulary):
+        return after.encode(before.keys)
+    return np.full(before.rows - FIRST_ID, UNKNOWN)
+
+
+def _same_ids(table: str, old: Transforms, new: Transforms) -> bool:
+    """Whether ids that are no vocabulary's mean the same: hashes into as many buckets, or equal bucket edges."""
+    dense = table.removesuffix(".bucket")
+    if dense in old.edges and dense in new.edges:
+        return np.array_equal(old.edges[dense], new.edges[dense])
+    buckets = _buckets(table, new.schema)
+    return buckets is not None and buckets == _buckets(table, old.schema)
+
+
+def _buckets(table: str, schema: Schema) -> int | None:
+    hashed = (f for f in schema.features if isinstance(f, Categorical | MultiHot | Cross))
+    return next((f.hash_buckets for f in hashed if f.name == table), None)
