@@ -3,17 +3,21 @@
 Exit codes: 0 done, 2 wrong input, 1 a fault. Hyper-parameters arrive by --config and --set, never as flags.
 """
 
+import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
+from functools import partial, wraps
 from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from weft.errors import WeftError
+from weft.errors import ConfigError, WeftError, near
 
 Store = Annotated[Positional[str], arg(metavar="STORE")]
 RunPath = Annotated[Positional[str], arg(metavar="RUN")]
@@ -31,7 +35,7 @@ def demo(*, out: str = "weft-demo", rows: int = 300_000, seed: int = 0) -> None:
     """
     from weft.study.demo import demo as run_demo
 
-    run_demo(out, rows=rows, seed=seed, console=Console())
+    run_demo(out, rows=rows, seed=seed, console=_console())
 
 
 def data_list(*, json: bool = False) -> None:
@@ -74,7 +78,7 @@ def data_get(
     from weft.data import catalog
 
     folder = catalog.get(name, out, protocol=protocol, source=from_, options=catalog.parse_options(set))
-    Console().print(f"wrote {folder}; next: weft prepare {folder}/schema.toml --out STORE", highlight=False)
+    _say(f"wrote {folder}; next: weft prepare {folder}/schema.toml --out STORE")
 
 
 def prepare(schema: Annotated[Positional[str], arg(metavar="SCHEMA.toml")], /, *, out: str) -> None:
@@ -90,7 +94,7 @@ def prepare(schema: Annotated[Positional[str], arg(metavar="SCHEMA.toml")], /, *
 
     store = run_prepare(schema, out)
     rows = ", ".join(f"{len(store.split(name)):,} {name}" for name in ("train", "valid", "test"))
-    Console().print(f"wrote {out}: {rows} rows; next: weft describe {out}", highlight=False)
+    _say(f"wrote {out}: {rows} rows; next: weft describe {out}")
 
 
 def describe(store: Store, /, *, json: bool = False) -> None:
@@ -109,7 +113,7 @@ def describe(store: Store, /, *, json: bool = False) -> None:
     if json:
         _print_json(description)
     else:
-        description.render(Console())
+        description.render(_console())
 
 
 def models(name: Annotated[Positional[str | None], arg(metavar="[NAME]")] = None, /, *, json: bool = False) -> None:
@@ -123,7 +127,7 @@ def models(name: Annotated[Positional[str | None], arg(metavar="[NAME]")] = None
     """
     from weft.study.models import render_model, render_models
 
-    render_models(Console(), as_json=json) if name is None else render_model(name, Console(), as_json=json)
+    render_models(_console(), as_json=json) if name is None else render_model(name, _console(), as_json=json)
 
 
 def train(
@@ -162,7 +166,6 @@ def train(
     """
     from weft.train.run import train as run_train
 
-    console = Console(stderr=json)
     run = run_train(
         store,
         model,
@@ -175,14 +178,14 @@ def train(
         precision=precision,
         device=device,
         resume=resume,
-        console=console,
+        console=_console(stderr=json),
     )
     metrics = run.validation
     if json:
         _print_json({"run": str(run.path), "model": model, "validation": metrics})
         return
     values = ", ".join(f"{key} {value:.4f}" for key, value in metrics.items())
-    console.print(f"{run.path}: validation {values}; next: weft evaluate {run.path}", highlight=False)
+    _say(f"{run.path}: validation {values or 'without rows'}; next: weft evaluate {run.path}")
 
 
 def evaluate(
@@ -208,7 +211,7 @@ def evaluate(
     from weft.evaluate.evaluator import evaluate as run_evaluate
 
     report = run_evaluate(run, split=split, protocol=protocol, store=store)
-    sys.stdout.write(report.json() + "\n") if json else report.render(Console())
+    sys.stdout.write(report.json() + "\n") if json else report.render(_console())
 
 
 def predict(
@@ -227,7 +230,7 @@ def predict(
     from weft.evaluate.predict import predict as run_predict
 
     rows = run_predict(run, table, out, store=store)
-    Console().print(f"wrote {rows:,} scored rows to {out}", highlight=False)
+    _say(f"wrote {rows:,} scored rows to {out}")
 
 
 def recommend(
@@ -262,7 +265,7 @@ def recommend(
         if json or users is not None:
             _print_json(answer)
         else:
-            render(answer, Console())
+            render(answer, _console())
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -291,12 +294,14 @@ def run(arguments: list[str]) -> int:
     """Run one command; returns the exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        _dispatch(arguments)
+        _parse(arguments)()
     except WeftError as error:
         return _complain(str(error), 2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError) as error:
+        return _complain(f"{error.strerror}: {error.filename!r}; give another path", 2)
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
     except SystemExit as error:
@@ -308,20 +313,62 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _dispatch(arguments: list[str]) -> None:
+def _parse(arguments: list[str]) -> Callable[[], None]:
+    """The command that the arguments ask for, ready to be called; ConfigError says in a sentence what is wrong."""
     nested = arguments[:1] == ["data"]
-    tyro.extras.subcommand_cli_from_dict(
-        DATA_COMMANDS if nested else {**COMMANDS, "data": data},
-        prog="weft data" if nested else "weft",
-        description="Public data sets." if nested else "Tables of interactions in, recommendations out.",
-        args=arguments[1:] if nested else arguments,
-        config=(FlagCreatePairsOff,),
-    )
+    commands, given = (DATA_COMMANDS, arguments[1:]) if nested else ({**COMMANDS, "data": data}, arguments)
+    if given and not given[0].startswith("-") and given[0] not in commands:
+        raise ConfigError(f"there is no command {given[0]!r}; {near(given[0], commands)}")
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            command: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(
+                {name: _later(function) for name, function in commands.items()},
+                prog="weft data" if nested else "weft",
+                description="Public data sets." if nested else "Tables of interactions in, recommendations out.",
+                args=given,
+                config=(FlagCreatePairsOff,),
+            )
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise ConfigError(_sentence(said.getvalue())) from end
+    return command
+
+
+def _later(function: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    """A function of the same arguments that returns the call instead of making it."""
+
+    @wraps(function)
+    def parsed(*args: object, **kwargs: object) -> Callable[[], None]:
+        return partial(function, *args, **kwargs)
+
+    return parsed
+
+
+def _sentence(box: str) -> str:
+    """The text of a box of the parser in one line, without its title.
+
+    >>> _sentence("╭─ Problem ─╮ │ no --a │ │ For full helptext, run weft -h │ ╰───╯".replace(" │ ", chr(10)))
+    'no --a; see weft -h'
+    """
+    lines = [line for line in box.splitlines() if not line.startswith("╭")]
+    text = " ".join(re.sub(r"[─-╿]+", " ", " ".join(lines)).split())
+    return re.sub(r"( Argument helptext: .*)?\.? For full helptext, (run:?|see) ", "; see ", text)
 
 
 def _complain(message: str, code: int) -> int:
     sys.stderr.write(f"weft: {' '.join(message.split())}\n")
     return code
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """Prints text as it is: no markup, no colours in numbers."""
+    return Console(stderr=stderr, markup=False, highlight=False)
+
+
+def _say(text: str) -> None:
+    _console().print(text, soft_wrap=True)
 
 
 def _print_json(value: object) -> None:
@@ -336,7 +383,7 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table = Table(*columns)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    _console().print(table)
 
 
 if __name__ == "__main__":

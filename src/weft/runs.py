@@ -80,7 +80,7 @@ class RunReport(Struct, frozen=True, kw_only=True):
         rows: Rows of the split.
         protocol: How the metrics were taken.
         epoch: The best epoch, from 0; None where there are none.
-        metrics: By name; None where a metric is not defined.
+        metrics: By name, those that are defined.
         parameters: Number of weights.
         seconds: Training time.
     """
@@ -91,7 +91,7 @@ class RunReport(Struct, frozen=True, kw_only=True):
     rows: int
     protocol: str = "pointwise"
     epoch: int | None
-    metrics: dict[str, float | None]
+    metrics: dict[str, float]
     parameters: int
     seconds: float
 
@@ -147,7 +147,7 @@ class SavedRun:
     @property
     def validation(self) -> dict[str, float]:
         """Validation metrics of the best epoch, those that are defined."""
-        return {name: value for name, value in self.report.metrics.items() if value is not None}
+        return self.report.metrics
 
     def load_model(self) -> nn.Module:
         """The model with its best weights, in evaluation mode, on the CPU."""

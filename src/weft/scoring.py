@@ -3,14 +3,17 @@
 Dimension key: U users, I items of the catalogue, C candidates of a user, E width.
 """
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
+from weft.batch import Batch
+from weft.errors import Diverged
 from weft.models import Retriever
 from weft.models._predict import predict
 from weft.transforms.encode import Transforms
@@ -18,6 +21,7 @@ from weft.transforms.rows import Rows, concat
 
 Scores = NDArray[np.float32]
 Ids = NDArray[np.integer[Any]]
+Times = NDArray[np.int64]
 
 ROWS_AT_ONCE = 65_536
 
@@ -35,61 +39,89 @@ class Scorer:
     def __init__(self, model: nn.Module, transforms: Transforms, items: Rows, *, intercept: float = 0.0) -> None:
         self.model, self.transforms, self.items, self.intercept = model, transforms, items, intercept
 
-    def catalogue(self, users: Rows, times: Ids | None = None) -> Scores:
-        """Score every item of the catalogue for each user row: [U, I], as of each row's time (None: now)."""
-        if isinstance(self.model, Retriever):
-            return self._user_vectors(users) @ self._item_vectors.T + np.float32(self.intercept)
+    def catalogue(self, users: Rows, times: Times | None = None) -> Scores:
+        """Score every item of the catalogue for each user row: [U, I], as of each row's time (None: now).
+
+        A retriever whose item vectors do not depend on history is searched by one matrix product.
+        """
+        if isinstance(self.model, Retriever) and (times is None or self._items_have_no_history):
+            users = self.transforms.as_of(users, time=times)
+            scores = self._vectors(self.model.user_vectors, users) @ self._items_now.T
+            return self._finite(scores + np.float32(self.intercept))
         every = np.arange(len(self.items))
         return self.candidates(users, np.broadcast_to(every, (len(users), len(every))), times)
 
-    def candidates(self, users: Rows, items: Ids, times: Ids | None = None) -> Scores:
-        """Score some items for each user row: item ids [U, C] to scores [U, C]."""
+    def candidates(self, users: Rows, items: Ids, times: Times | None = None) -> Scores:
+        """Score some items for each user row, by the first label: item ids [U, C] to scores [U, C]."""
         count, width = items.shape
-        step = max(1, ROWS_AT_ONCE // max(1, width))
+        if not items.size:
+            return np.zeros((count, width), np.float32)
+        step = max(1, ROWS_AT_ONCE // width)
         found = [self._some(users, items, times, start, min(start + step, count)) for start in range(0, count, step)]
-        return np.concatenate(found) if found else np.zeros((0, width), np.float32)
+        return np.concatenate(found)
 
     def rows(self, rows: Rows) -> Scores:
         """Score full rows: [n], or [n, T] of several outputs."""
-        starts = range(0, len(rows), ROWS_AT_ONCE)
-        batches = (rows.batch(slice(start, start + ROWS_AT_ONCE)) for start in starts)
-        return predict(self.model, batches) + np.float32(self.intercept)
+        batches = (rows.batch(part) for part in _parts(rows))
+        return self._finite(predict(self.model, batches) + np.float32(self.intercept))
 
-    def _some(self, users: Rows, items: Ids, times: Ids | None, start: int, stop: int) -> Scores:
+    def _some(self, users: Rows, items: Ids, times: Times | None, start: int, stop: int) -> Scores:
         pairs = [
             self.transforms.join(
                 users.take(slice(u, u + 1)), self._take(items[u]), time=None if times is None else int(times[u])
             )
             for u in range(start, stop)
         ]
-        return self.rows(concat(pairs)).reshape(stop - start, -1)
+        scores = self.rows(concat(pairs))
+        first = scores if scores.ndim == 1 else scores[:, 0]
+        return first.reshape(stop - start, items.shape[1])
 
     def _take(self, ids: Ids) -> Rows:
         whole = len(ids) == len(self.items)
         return self.items if whole and bool((ids == np.arange(len(ids))).all()) else self.items.take(ids)
 
     @cached_property
-    def _item_vectors(self) -> Scores:
+    def _items_now(self) -> Scores:
         assert isinstance(self.model, Retriever)
-        with torch.inference_mode():
-            rows = self.transforms.as_of(self.items)
-            return np.concatenate(
-                [
-                    self.model.item_vectors(rows.batch(slice(start, start + ROWS_AT_ONCE))).float().numpy()
-                    for start in range(0, len(rows), ROWS_AT_ONCE)
-                ]
-            )
+        return self._vectors(self.model.item_vectors, self.transforms.as_of(self.items))
 
-    def _user_vectors(self, users: Rows) -> Scores:
+    @cached_property
+    def _items_have_no_history(self) -> bool:
+        """Whether the catalogue's vectors are the same before all events, which is how its rows are kept, and after."""
         assert isinstance(self.model, Retriever)
+        return np.array_equal(self._vectors(self.model.item_vectors, self.items), self._items_now)
+
+    def _vectors(self, tower: Callable[[Batch], Tensor], rows: Rows) -> Scores:
         with torch.inference_mode():
-            found: Scores = self.model.user_vectors(users.batch()).float().numpy()
-        return found
+            return np.concatenate([tower(rows.batch(part)).float().numpy() for part in _parts(rows)])
+
+    def _finite(self, scores: Scores) -> Scores:
+        if not np.isfinite(scores).all():
+            raise Diverged(
+                "the model gives scores that are not finite; look for extreme values in the rows, or train again with "
+                "a lower train.learning_rate"
+            )
+        return scores
+
+
+def _parts(rows: Rows) -> list[slice]:
+    starts = range(0, max(1, len(rows)), ROWS_AT_ONCE)
+    return [slice(start, min(start + ROWS_AT_ONCE, len(rows))) for start in starts]
 
 
 def best(scores: Scores, k: int) -> tuple[NDArray[np.int64], Scores]:
-    """Positions and scores [U, K] of the k largest scores of each row, best first; equal scores by position."""
+    """Positions and scores [U, K] of the k largest scores of each row, best first; equal scores by position.
+
+    >>> best(np.array([[1, 3, 3, 3]], np.float32), 2)[0].tolist()
+    [[1, 2]]
+    """
     k = min(k, scores.shape[1])
-    values, places = torch.from_numpy(np.ascontiguousarray(scores)).topk(k, dim=1)
-    order = np.lexsort((places.numpy(), -values.numpy()), axis=1)
-    return np.take_along_axis(places.numpy(), order, 1), np.take_along_axis(values.numpy(), order, 1)
+    table = torch.from_numpy(np.ascontiguousarray(scores))
+    values, places = (part.numpy() for part in table.topk(k, dim=1))
+    order = np.lexsort((places, -values), axis=1)
+    values, places = np.take_along_axis(values, order, 1), np.take_along_axis(places, order, 1)
+    last = values[:, -1:]
+    cut = np.flatnonzero((scores == last).sum(1) > (values == last).sum(1))  # equal scores on both sides of the end
+    if len(cut):
+        places[cut] = table[torch.from_numpy(cut)].sort(dim=1, descending=True, stable=True).indices[:, :k].numpy()
+    return places, values

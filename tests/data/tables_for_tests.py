@@ -57,7 +57,7 @@ def schema(split: RandomSplit | TimeSplit | LastSplit | ColumnSplit | None = Non
     return Schema(**{"features": FEATURES, "roles": ROLES, "split": split or TimeSplit(), **changes})
 
 
-def tables(rows: int = 400, users: int = 20, items: int = 15, seed: int = 0) -> dict[str, pl.DataFrame]:
+def tables(rows: int = 400, users: int = 20, items: int = 15, seed: int = 0) -> dict[str, Any]:
     """Interactions, users and items; the last user and item stand in no interaction, and some values are missing."""
     rng = np.random.default_rng(seed)
     user = rng.integers(0, users - 1, rows)

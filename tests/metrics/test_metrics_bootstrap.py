@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from weft import metrics
+from weft.metrics.bootstrap import bootstrap
 
 Array = NDArray[Any]
 
@@ -53,23 +54,23 @@ def test_fast_intervals_are_those_of_resampled_rows(decimals: int) -> None:
     pairs = [
         (
             metrics.bootstrap_auc(label, logit, seed=5, resamples=40),
-            metrics.bootstrap_rows(metrics.auc, label[order], logit[order], seed=5, resamples=40),
+            bootstrap(metrics.auc, label[order], logit[order], seed=5, resamples=40),
         ),
         (
             metrics.bootstrap_normalized_entropy(label, logit, seed=5, resamples=40),
-            metrics.bootstrap_rows(metrics.normalized_entropy, label, logit, seed=5, resamples=40),
+            bootstrap(metrics.normalized_entropy, label, logit, seed=5, resamples=40),
         ),
         (
             metrics.bootstrap_ratio(probability, label, seed=5, resamples=40),
-            metrics.bootstrap_rows(metrics.calibration_ratio, label, probability, seed=5, resamples=40),
+            bootstrap(metrics.calibration_ratio, label, probability, seed=5, resamples=40),
         ),
         (
             metrics.bootstrap_ratio(2 * label * (logit > 0), label + 1.0 * (logit > 0), seed=5, resamples=40),
-            metrics.bootstrap_rows(metrics.f1, label, logit, seed=5, resamples=40),
+            bootstrap(metrics.f1, label, logit, seed=5, resamples=40),
         ),
         (
             metrics.bootstrap_mean(metrics.row_logloss(label, logit), seed=5, resamples=40),
-            metrics.bootstrap_rows(metrics.logloss, label, logit, seed=5, resamples=40),
+            bootstrap(metrics.logloss, label, logit, seed=5, resamples=40),
         ),
     ]
     for fast, slow in pairs:
@@ -118,7 +119,7 @@ def test_what_has_no_value_has_no_interval_and_no_warning() -> None:
     nothing = [
         metrics.bootstrap_mean(np.full(3, np.nan), seed=0),
         metrics.bootstrap_auc(np.zeros(0), np.zeros(0), seed=0),
-        metrics.bootstrap_rows(metrics.auc, np.zeros(0), np.zeros(0), seed=0),
+        bootstrap(metrics.auc, np.zeros(0), np.zeros(0), seed=0),
         metrics.bootstrap_normalized_entropy(np.zeros(0), np.zeros(0), seed=0),
     ]
     for interval in nothing:
@@ -151,9 +152,9 @@ def test_arguments_are_checked() -> None:
     with pytest.raises(ValueError, match="`resamples` must be at least 1, got 0"):
         metrics.bootstrap_mean(values, seed=0, resamples=0)
     with pytest.raises(ValueError, match=r"`level` must lie between 0 and 1, got 95; pass 0.95"):
-        metrics.bootstrap_rows(metrics.rmse, values, values, seed=0, level=95)
+        bootstrap(metrics.rmse, values, values, seed=0, level=95)
     with pytest.raises(ValueError, match="`array 0` has 2, `array 1` has 1"):
-        metrics.bootstrap_rows(metrics.rmse, values, values[:1], seed=0)
+        bootstrap(metrics.rmse, values, values[:1], seed=0)
     with pytest.raises(ValueError, match="`values` must not be infinite, got inf at row 1"):
         metrics.bootstrap_mean(np.array([0.0, np.inf]), seed=0)
     with pytest.raises(ValueError, match=r"`weight` must be 0 or more, got -1.0 at row 1"):

@@ -177,6 +177,16 @@ def test_the_cost_of_a_step_does_not_grow_with_the_table(rule: str) -> None:
     assert counts[0] == counts[1] < 2000
 
 
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for size in (1 << 17, 7):
+        monkeypatch.setattr("weft.train.optimizers.CHUNK", size)
+        net = Net("sparse")
+        learn(net, Recipe(learning_rate=0.1))
+        found.append(net.state_dict())
+    torch.testing.assert_close(*found)
+
+
 def test_clipping_is_torchs() -> None:
     ours, theirs = Net(), Net()
     recipe = Recipe(optimizer="sgd", learning_rate=0.1, clip=0.5)

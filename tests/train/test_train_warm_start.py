@@ -94,9 +94,7 @@ def test_rows_go_by_value_and_weights_by_name(tmp_path: Path) -> None:
 
 def test_what_has_changed_its_shape_or_meaning_starts_fresh(tmp_path: Path) -> None:
     run, _ = saved(tmp_path / "run", "mlp", transforms(*OLD, SCHEMA), OPTIONS)
-    features = tuple(
-        msgspec.structs.replace(f, hash_buckets=9) if f.name == "page" else f for f in SCHEMA.features
-    )
+    features = tuple(msgspec.structs.replace(f, hash_buckets=9) if f.name == "page" else f for f in SCHEMA.features)
     changed = msgspec.structs.replace(SCHEMA, features=features)
     new_transforms = transforms(*NEW[:3], [18.0, 40.0], changed)
     new = registry.create("mlp", new_transforms.fields, OPTIONS | {"hidden": [6]}, seed=2)

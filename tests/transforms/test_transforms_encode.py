@@ -201,6 +201,10 @@ def test_join_equals_encoding_the_joined_rows(transforms: Transforms, user: Any,
     users = transforms.encode_side(from_values(SCHEMA, [asked]), "user", "context")
     catalogue = transforms.encode_side(from_values(SCHEMA, items), "item")
     assert_same(transforms.join(users, catalogue, time=time), expected)
+    alone = transforms.encode_side(from_values(SCHEMA, [asked]), "user")
+    context = transforms.encode_side(from_values(SCHEMA, [asked]), "context")
+    assert_same(transforms.join(alone, catalogue, context=context, time=time), expected)
+    assert_same(transforms.join(users, catalogue, context=concat([context] * len(items)), time=time), expected)
     repeated = concat([users] * len(items))
     assert_same(transforms.join(repeated, catalogue, time=np.full(len(items), time)), expected)
     full = transforms.encode(from_values(SCHEMA, joined), time=0)
@@ -268,8 +272,8 @@ def test_a_row_by_hand(transforms: Transforms) -> None:
         "country": None,
         "genre": "unseen",
         "age": None,
-        "moods": ["sad", None, "gay", "gay"],
-        "mood_weights": [0.25, 9.0, 3.0, 4.0],
+        "moods": ["sad", None, "gay", "sad", "gay"],
+        "mood_weights": [0.25, 9.0, 3.0, None, 4.0],
         "searched": [10, 99, 11],
         "hour": 3,
     }

@@ -61,7 +61,7 @@ class Place(NamedTuple):
 def _shown(value: object) -> str:
     if value is None:
         return "the value is missing"
-    text = repr(value)
+    text = repr(value.to_list() if isinstance(value, pl.Series) else value)
     return f"got {text if len(text) <= 60 else text[:60] + '...'}"
 
 
@@ -291,7 +291,7 @@ def clean_weights(series: pl.Series, keys: pl.Series, place: Place) -> pl.Series
 
 
 def to_raw(frame: pl.DataFrame, specs: Mapping[str, ColumnSpec]) -> RawTable:
-    """The columns of a clean frame, and the weights of sets where they are there, as NumPy arrays; several columns at once."""
+    """The columns of a clean frame as NumPy arrays, sets with their weights where those are there."""
     weights = {name: frame[spec.weights] for name, spec in specs.items() if spec.weights in frame.columns}
     with ThreadPoolExecutor(pl.thread_pool_size()) as threads:
         columns = threads.map(lambda name: to_column(frame[name], specs[name], weights.get(name)), specs)

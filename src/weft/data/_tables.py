@@ -96,14 +96,17 @@ class Tables:
         title = self.schema.roles.title
         return [*self.side_specs(role), *weights, *([title] if title is not None and role == "item" else [])]
 
-    def chunks(self, names: Sequence[str] | None = None) -> Iterator[Piece]:
-        """All interactions in order with some columns (all without an argument), those of users and items joined."""
+    def chunks(self, names: Sequence[str] | None = None, *, rows: int | None = None) -> Iterator[Piece]:
+        """All interactions in order with some columns (all without an argument), those of users and items joined.
+
+        At most `rows` rows at a time; without it as many as fit a fixed number of cells.
+        """
         names = list(self.columns if names is None else names)
         joined: list[Role] = [role for role in self._sources if any(self._homes[name] == role for name in names)]
         own = [name for name in names if self._homes[name] is None]
         own = list(dict.fromkeys(own + [self.id_column(role) for role in joined]))
         start = 0
-        for chunk in self._interactions.chunks(self._with_list_columns(own), _chunk_rows(len(names))):
+        for chunk in self._interactions.chunks(self._with_list_columns(own), rows or _chunk_rows(len(names))):
             frame = self._clean_frame(chunk, own)
             for role in joined:
                 frame = self._join(frame, role, names)

@@ -210,7 +210,7 @@ class DenseStatistics:
         first = -self._seen % self._stride
         self._seen += len(present)
         self._kept.append(present[first :: self._stride])
-        if sum(map(len, self._kept)) > SAMPLE:
+        while sum(map(len, self._kept)) > SAMPLE:
             self._kept = [np.concatenate(self._kept)[::2]]
             self._stride *= 2
 

@@ -163,11 +163,13 @@ def _part(name: str, lazy: pl.LazyFrame) -> _Part:
 
 
 def _check_header(path: Path, name: str, separator: str) -> None:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        try:
             header = next(csv.reader(file, delimiter=separator), [])
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{name!r}: the header is no UTF-8 text ({error}); save the file as UTF-8") from error
+        except csv.Error as error:
+            raise DataError(f"{name!r}: the header cannot be read ({error}); write column names into it") from error
+    if any("\ufffd" in column for column in header):
+        raise DataError(f"{name!r}: the header is no UTF-8 text; save the file as UTF-8")
     twice = sorted({column for column in header if header.count(column) > 1})
     if twice:
         raise DataError(f"{name!r} has the column {twice[0]!r} twice; rename or drop one of them")

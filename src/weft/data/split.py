@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from weft.data._clean import Place
+from weft.data._clean import Place, clean_keys
 from weft.data._tables import Tables
 from weft.errors import DataError
 from weft.schema import ColumnSplit, LastSplit, RandomSplit, TimeSplit
@@ -99,11 +99,10 @@ def by_column(tables: Tables, split: ColumnSplit) -> Assignment:
     """The splits that a column names: `train`, `valid`, `test`."""
     parts = []
     for chunk in tables.column_chunks(split.column):
-        text = chunk.frame[split.column].cast(pl.String)
+        place = Place(chunk.file, split.column, chunk.start)
+        text = clean_keys(chunk.frame[split.column], place).cast(pl.String)
         codes = text.replace_strict(list(NAMES), [TRAIN, VALID, TEST], default=None, return_dtype=pl.Int8)
-        Place(chunk.file, split.column, chunk.start).refuse(
-            codes.is_null(), text, "allowed are 'train', 'valid' and 'test'"
-        )
+        place.refuse(codes.is_null(), text, "allowed are 'train', 'valid' and 'test'")
         parts.append(codes.to_numpy())
     return np.concatenate(parts)
 

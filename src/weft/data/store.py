@@ -3,6 +3,7 @@
 A folder with a manifest:
 
     schema.toml  fields.json  transforms/
+    missing.json                                train rows in which each number is missing, for `describe`
     train/  valid/  test/                       encoded rows, memory-mapped
     users/  items/  titles/                     catalogues: row i is id i, rows 0 and 1 are missing in every column
     seen/  item_counts.npy  item_positives.npy  what each user has had, and how often each item was met
@@ -12,7 +13,7 @@ A folder with a manifest:
 import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +32,7 @@ from weft.data.fit import fit
 from weft.data.read import open_table
 from weft.data.split import NAMES, TRAIN, Assignment, assign
 from weft.errors import ArtifactError, ConfigError, SchemaError, near
-from weft.schema import Schema
+from weft.schema import Dense, Schema
 from weft.transforms.catalogue import Catalogue, Seen
 from weft.transforms.encode import Transforms
 from weft.transforms.rows import Rows, RowsWriter
@@ -39,6 +40,7 @@ from weft.transforms.vocabulary import Vocabulary
 
 KIND = "store"
 SCHEMA, FIELDS, TRANSFORMS, CANDIDATES = "schema.toml", "fields.json", "transforms", "candidates"
+MISSING = "missing.json"
 LISTS = "candidates"  # the column of the table of candidate lists
 NOTHING: dict[str, pl.DataType] = {
     "keys": pl.Int64(),
@@ -150,8 +152,9 @@ def _write(schema: Schema, given: Given, target: Path) -> None:
         (folder / SCHEMA).write_text(schemas.dumps(schema), encoding="utf-8")
         (folder / FIELDS).write_bytes(msgspec.json.encode(transforms.fields))
         transforms.save(folder / TRANSFORMS)
-        met, newest = _write_rows(tables, assigned, transforms, folder)
-        _catalogue(tables, transforms, met, newest).save(folder)
+        gathered = _write_rows(tables, assigned, transforms, folder)
+        (folder / MISSING).write_bytes(msgspec.json.encode(gathered.missing))
+        _catalogue(tables, transforms, gathered).save(folder)
         if schema.protocol.kind == "candidates":
             _write_candidates(schema, transforms, given.candidates, folder / CANDIDATES)
 
@@ -187,6 +190,11 @@ class Store:
     def fields(self) -> Fields:
         """What a model must know."""
         return msgspec.json.decode((self.path / FIELDS).read_bytes(), type=Fields)
+
+    @cached_property
+    def missing(self) -> dict[str, int]:
+        """Train rows in which each Dense feature is missing; after encoding they cannot be told any more."""
+        return msgspec.json.decode((self.path / MISSING).read_bytes(), type=dict[str, int])
 
     @cached_property
     def transforms(self) -> Transforms:
@@ -242,26 +250,45 @@ class _Met(NamedTuple):
     relevant: NDArray[np.bool_]
 
 
-def _write_rows(
-    tables: Tables, assigned: Assignment, transforms: Transforms, folder: Path
-) -> tuple[_Met, dict[Role, pl.DataFrame]]:
-    met: list[_Met] = []
-    newest = {role: _Newest(tables, role) for role in _roles(tables)}
-    with (
-        RowsWriter(folder / "train") as train,
-        RowsWriter(folder / "valid") as valid,
-        RowsWriter(folder / "test") as test,
-    ):
+class _Gathered:
+    """What is kept of all rows while they are encoded chunk by chunk.
+
+    Attributes:
+        newest: For each role, the newest train row of each id.
+        missing: For each Dense feature, the train rows in which it is missing.
+    """
+
+    def __init__(self, tables: Tables) -> None:
+        self._threshold = tables.schema.protocol.relevant
+        self._met: list[_Met] = []
+        self.newest = {role: _Newest(tables, role) for role in _roles(tables)}
+        self.missing = {f.name: 0 for f in tables.schema.features if isinstance(f, Dense)}
+
+    def add(self, frame: pl.DataFrame, rows: Rows, parts: Assignment) -> None:
+        """Add a chunk: its clean columns, its encoded rows and their splits."""
+        self._met.append(_met(rows, parts, self._threshold))
+        train = pl.Series(parts == TRAIN)
+        for name in self.missing:
+            self.missing[name] += int((frame[name].is_null() & train).sum())
+        for newest in self.newest.values():
+            newest.add(frame.select(newest.columns).filter(train))
+
+    def met(self) -> _Met:
+        """All interactions."""
+        return _Met(*(np.concatenate(columns) for columns in zip(*self._met, strict=True)))
+
+
+def _write_rows(tables: Tables, assigned: Assignment, transforms: Transforms, folder: Path) -> _Gathered:
+    gathered = _Gathered(tables)
+    with ExitStack() as stack:
+        writers = [stack.enter_context(RowsWriter(folder / name)) for name in NAMES]
         for piece in tables.chunks():
             parts = assigned[piece.start : piece.start + piece.frame.height]
             rows = transforms.encode(tables.raw(piece.frame))
-            for code, writer in enumerate((train, valid, test)):
+            for code, writer in enumerate(writers):
                 writer.add(rows if (parts == code).all() else rows.take(np.flatnonzero(parts == code)))
-            met.append(_met(rows, parts, tables.schema.protocol.relevant))
-            for keeper in newest.values():
-                keeper.add(piece.frame.filter(pl.Series(parts == TRAIN)))
-    joined = _Met(*(np.concatenate(columns) for columns in zip(*met, strict=True)))
-    return joined, {role: keeper.frame for role, keeper in newest.items()}
+            gathered.add(piece.frame, rows, parts)
+    return gathered
 
 
 def _met(rows: Rows, parts: Assignment, threshold: float) -> _Met:
@@ -290,20 +317,20 @@ class _Newest:
         self._id = tables.id_column(role)
         self._time = tables.schema.roles.time
         columns = [name for name in tables.side_columns(role) if tables.home(name) is None]
-        self._columns = list(dict.fromkeys([self._id, *columns, *([self._time] if self._time else [])]))
+        self.columns = list(dict.fromkeys([self._id, *columns, *([self._time] if self._time else [])]))
         self.frame = pl.DataFrame()
 
     def add(self, train: pl.DataFrame) -> None:
-        """Add train rows that follow those before."""
-        rows = train.select(self._columns)
-        rows = pl.concat([self.frame, rows]) if self.frame.height else rows
+        """Add the `columns` of train rows that follow those before."""
+        rows = pl.concat([self.frame, train]) if self.frame.height else train
         if self._time is not None:
             rows = rows.sort(self._time, maintain_order=True)
         self.frame = rows.unique(subset=self._id, keep="last", maintain_order=True)
 
 
-def _catalogue(tables: Tables, transforms: Transforms, met: _Met, newest: dict[Role, pl.DataFrame]) -> Catalogue:
-    frames = {role: _side_frame(tables, transforms, role, newest[role]) for role in newest}
+def _catalogue(tables: Tables, transforms: Transforms, gathered: _Gathered) -> Catalogue:
+    frames = {role: _side_frame(tables, transforms, role, kept.frame) for role, kept in gathered.newest.items()}
+    met = gathered.met()
     items = _ids(transforms, "item")
     title = tables.schema.roles.title
     train = met.split == TRAIN
@@ -363,8 +390,6 @@ def _seen(met: _Met, users: int) -> Seen:
 
 
 def _write_candidates(schema: Schema, transforms: Transforms, table: Any, folder: Path) -> None:
-    if table is None:
-        raise SchemaError("the protocol kind 'candidates' needs lists; set `candidates` in [protocol] to their table")
     source = open_table(table, "candidates")
     user = schema.roles.user if schema.roles.user in source.columns else "user"
     parts = source.read([user, LISTS])

@@ -8,7 +8,7 @@ import msgspec
 from weft.data.store import Store
 from weft.errors import ConfigError, StaleModel, near
 from weft.evaluate.pointwise import pointwise
-from weft.evaluate.ranking import candidate_ranking, full_ranking
+from weft.evaluate.ranking import candidate_ranking, full_ranking, left_out
 from weft.evaluate.report import Report, Value
 from weft.runs import SavedRun
 from weft.schema import Protocol, Schema
@@ -48,11 +48,13 @@ def evaluate(
     model = run.load_model()
     scorer = Scorer(model, run.transforms, data.items, intercept=run.intercept)
     metrics: dict[str, Value]
+    notes: tuple[str, ...] = ()
     match chosen.kind:
         case "pointwise":
             metrics = pointwise(rows, scorer.rows(rows), run.schema, seed=seed)
         case "full":
             metrics = full_ranking(rows, scorer, data.catalogue, run.schema, chosen, split=split, seed=seed)
+            notes = left_out(rows, chosen)
         case "candidates":
             users, candidates = data.candidates()
             metrics = candidate_ranking(rows, scorer, users, candidates, chosen, seed=seed)
@@ -65,6 +67,7 @@ def evaluate(
         metrics=metrics,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         seconds=time.perf_counter() - start,
+        notes=notes,
     )
 
 
@@ -81,8 +84,7 @@ def open_store(run: SavedRun, store: str | Path | None) -> Store:
 
 def resolve(schema: Schema, kind: str | None) -> Protocol:
     """The schema's protocol, or the same with another kind."""
-    if kind is None:
-        return schema.protocol
+    kind = schema.protocol.kind if kind is None else kind
     if kind not in KINDS:
         raise ConfigError(f"no protocol is named {kind!r}; {near(kind, KINDS)}")
     if kind == "candidates" and schema.protocol.candidates is None:
@@ -91,6 +93,8 @@ def resolve(schema: Schema, kind: str | None) -> Protocol:
         )
     if kind != "pointwise" and (schema.roles.user is None or schema.roles.item is None):
         raise ConfigError(f"protocol {kind!r} needs `user` and `item` in [roles] of the schema")
+    if kind != "pointwise" and any(label.task == "multiclass" for label in schema.roles.label[:1]):
+        raise ConfigError(f"protocol {kind!r} orders items by one score, and a multiclass label has several")
     same = kind == schema.protocol.kind
     return schema.protocol if same else msgspec.structs.replace(schema.protocol, kind=kind, name=None)
 
@@ -100,15 +104,23 @@ def in_words(schema: Schema, protocol: Protocol) -> str:
     split = schema.split.__class__.__name__.removesuffix("Split").lower()
     words = {"pointwise": "rows as they are", "full": "whole catalogue", "candidates": "given candidates"}
     parts = [protocol.name or "", f"{protocol.kind}: {words[protocol.kind]}", f"{split} split"]
-    if protocol.kind == "pointwise" and schema.roles.group is not None:
-        parts.append(f"NDCG and GAUC within {schema.roles.group}")
+    if protocol.kind == "pointwise":
+        parts.append(_groups(schema))
     if protocol.kind == "full":
         parts.append(f"relevant from {protocol.relevant:g}, seen items {_seen(protocol)}")
-    if protocol.kind == "candidates":
+    if protocol.kind != "pointwise":
         parts.append("equal scores in random order")
     if schema.roles.position is not None:
         parts.append("position not given")
     return ", ".join(part for part in parts if part)
+
+
+def _groups(schema: Schema) -> str:
+    if all(label.task != "binary" for label in schema.roles.label):
+        return ""
+    if schema.roles.group is not None:
+        return f"NDCG and GAUC within {schema.roles.group}"
+    return f"GAUC within {schema.roles.user}" if schema.roles.user is not None else ""
 
 
 def _seen(protocol: Protocol) -> str:

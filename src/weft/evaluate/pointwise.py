@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weft import metrics
+from weft.batch import FIRST_ID
 from weft.evaluate.report import Value, from_interval
 from weft.metrics import Interval
 from weft.metrics.bootstrap import bootstrap
@@ -56,7 +57,7 @@ def by_task(label: Label, y: Floats, logit: Floats, *, seed: int) -> dict[str, V
 
 
 def _binary(y: Floats, logit: Floats, seed: int) -> dict[str, Value]:
-    probability = 1 / (1 + np.exp(-logit.astype(np.float64)))
+    probability = np.exp(-np.logaddexp(0, -logit.astype(np.float64)))
     said = (logit > 0).astype(np.float64)
     ratios = {
         "calibration": (probability, y),
@@ -103,18 +104,22 @@ def _multiclass(y: Floats, logits: Floats, seed: int) -> dict[str, Value]:
 
 
 def within_groups(rows: Rows, y: Floats, logit: Floats, schema: Schema, *, seed: int) -> dict[str, Value]:
-    """GAUC, and NDCG within each group; groups are the group role's, or for GAUC alone the users."""
-    group = rows.group if rows.group is not None else rows.user
-    if group is None:
-        return {}
-    auc = metrics.group_auc(y, logit, group)
-    found = {"gauc": from_interval(metrics.bootstrap_mean(auc.auc, auc.rows, seed=seed))}
+    """GAUC, and NDCG within each group; without a group role GAUC alone, within each user that training knows."""
     if rows.group is None:
-        return found
+        if rows.user is None:
+            return {}
+        known = rows.user >= FIRST_ID
+        return {"gauc": _gauc(y[known], logit[known], rows.user[known], seed)}
+    found = {"gauc": _gauc(y, logit, rows.group, seed)}
     for k in schema.protocol.k:
         hits, relevant = lists_of_groups(y, logit, rows.group, k, seed=seed)
         found[f"ndcg@{k}"] = from_interval(metrics.bootstrap_mean(metrics.ndcg(hits, relevant, k), seed=seed))
     return found
+
+
+def _gauc(y: Floats, logit: Floats, group: NDArray[np.integer[Any]], seed: int) -> Value:
+    found = metrics.group_auc(y, logit, group)
+    return from_interval(metrics.bootstrap_mean(found.auc, found.rows, seed=seed))
 
 
 def lists_of_groups(

@@ -4,7 +4,8 @@ Full ranking. A user's features are those of the user's first row in the split, 
 row, so nothing of the split is seen. Relevant are the items of the user's rows in the split whose label is at least
 `protocol.relevant`. Items that the user had in earlier splits are hidden, allowed, or hidden for a window; a relevant
 item that is hidden cannot be found by anybody and is left out. A relevant item that the catalogue does not know counts
-as missed.
+as missed. Equal scores stand in random order: the catalogue's own order, by popularity, would help a model that cannot
+tell items apart.
 
 Candidates. The first candidate is the user's held-out item, the others are negatives; rank metrics are expectations
 over a random order of equal scores.
@@ -12,10 +13,12 @@ over a random order of equal scores.
 Dimension key: U users, I items, C candidates, K list length.
 """
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import track
 
 from weft import metrics
@@ -37,7 +40,7 @@ class Held(NamedTuple):
     """The users of a split who have something relevant.
 
     Attributes:
-        first: [U] position of each user's first row in the split.
+        first: [U] place of each user's first row in the split.
         user: [U] ids of the user catalogue.
         offsets: [U + 1] into `items`.
         items: Relevant item ids, distinct for each user; 1 where the catalogue does not know the item.
@@ -58,36 +61,65 @@ def held_out(rows: Rows, protocol: Protocol) -> Held:
     assert rows.user is not None
     assert rows.item is not None
     assert rows.label is not None
-    time = np.zeros(len(rows)) if rows.time is None else rows.time
-    order = np.lexsort((time, rows.user))
-    user, first = np.unique(rows.user[order], return_index=True)
+    user, first = first_rows(rows)
     relevant = (rows.label[:, 0] >= protocol.relevant) & (rows.user >= FIRST_ID)
     pairs = np.unique(np.stack([rows.user[relevant], rows.item[relevant]], axis=1).astype(np.int64), axis=0)
     users, start = np.unique(pairs[:, 0], return_index=True)
-    place = order[first[np.searchsorted(user, users)]]
-    return Held(place, users, np.append(start, len(pairs)), pairs[:, 1])
+    return Held(first[np.searchsorted(user, users)], users, np.append(start, len(pairs)), pairs[:, 1])
+
+
+def first_rows(rows: Rows) -> tuple[Ints, Ints]:
+    """The users [U] of a split, ascending, and the place of each one's first row in time."""
+    assert rows.user is not None
+    order = np.lexsort((rows.user,) if rows.time is None else (rows.time, rows.user))
+    user, first = np.unique(rows.user[order], return_index=True)
+    return user, order[first]
+
+
+def left_out(rows: Rows, protocol: Protocol) -> tuple[str, ...]:
+    """What a reader must know of a full ranking of a split."""
+    assert rows.user is not None
+    assert rows.label is not None
+    strangers = int(((rows.label[:, 0] >= protocol.relevant) & (rows.user < FIRST_ID)).sum())
+    return (f"{strangers:,} relevant rows of users that training does not know are left out",) if strangers else ()
 
 
 def full_ranking(
     rows: Rows, scorer: Scorer, catalogue: Catalogue, schema: Schema, protocol: Protocol, *, split: str, seed: int
 ) -> dict[str, Value]:
-    """Rank the whole catalogue for each user of a split that has something relevant."""
+    """Rank the whole catalogue for each user of a split that has something relevant; `seed` orders equal scores too."""
     held = held_out(rows, protocol)
+    if not len(held.user):
+        raise ConfigError(
+            f"no user of the split {split!r} that training knows has a row with a label of {protocol.relevant:g} or "
+            "more; lower `relevant` in [protocol] or evaluate another split"
+        )
+    order = np.random.default_rng(seed).permutation(len(scorer.items))
     lists: list[Ints] = []
     hits: list[NDArray[np.bool_]] = []
     relevant: list[int] = []
-    for start in track(range(0, len(held.user), USERS_AT_ONCE), description="ranking", transient=True):
+    for start in _progress(range(0, len(held.user), USERS_AT_ONCE)):
         users = rows.take(held.first[start : start + USERS_AT_ONCE])
         scores = scorer.catalogue(users, users.time)
         hide(scores, users, catalogue, schema, protocol, split)
-        shown, values = best(scores, max(protocol.k))
-        lists.append(np.where(np.isfinite(values), shown, -1))
+        lists.append(shown(scores, max(protocol.k), order))
         for place in range(len(users)):
             wanted = held.relevant(start + place)
             findable = wanted[(wanted < FIRST_ID) | np.isfinite(scores[place, wanted])]
             hits.append(np.isin(lists[-1][place], findable[findable >= FIRST_ID]))
             relevant.append(len(findable))
     return _list_metrics(np.concatenate(lists), np.stack(hits), np.array(relevant), catalogue.counts, protocol, seed)
+
+
+def _progress(starts: range) -> Iterable[int]:
+    return track(starts, description="ranking", transient=True, console=Console(stderr=True))
+
+
+def shown(scores: Floats, k: int, order: Ints) -> Ints:
+    """The k best items [U, K] of scores [U, I], equal scores in the order of `order`; -1 where nothing is left."""
+    places, values = best(scores[:, order], k)
+    lists = np.where(np.isfinite(values), order[places], -1)
+    return np.pad(lists, ((0, 0), (0, k - lists.shape[1])), constant_values=-1)
 
 
 def hide(scores: Floats, users: Rows, catalogue: Catalogue, schema: Schema, protocol: Protocol, split: str) -> None:
@@ -134,13 +166,14 @@ def candidate_ranking(
         protocol: For the list lengths.
         seed: Of the intervals.
     """
-    assert rows.user is not None
-    known, first = np.unique(rows.user, return_index=True)
+    known, first = first_rows(rows)
     place = np.searchsorted(known, users).clip(max=len(known) - 1)
     if not (known[place] == users).all():
         raise ConfigError(
             "some users of the candidate lists have no row in this split; evaluate the split they are for"
         )
+    if (candidates[:, :1] < 0).any():
+        raise ConfigError("a list of candidates has no first item, which is the relevant one; mend the table of lists")
     asked = rows.take(first[place])
     scores = scorer.candidates(asked, candidates.clip(min=0), asked.time)
     scores = np.where(candidates >= 0, scores, -np.inf)

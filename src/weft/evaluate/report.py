@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from weft.artifacts import write_atomic
 from weft.errors import ArtifactError
@@ -64,15 +65,17 @@ class Report(Struct, frozen=True, kw_only=True):
 
     def render(self, console: Console) -> None:
         """Print the report as a table."""
-        table = Table(title=f"{self.model} on {self.data} {self.split} ({self.rows:,} rows)", title_justify="left")
+        title = f"{self.model} on {self.data} {self.split} ({self.rows:,} rows)"
+        table = Table(title=Text(title), title_justify="left")
         for column in ("metric", "value", "95 % interval", "of"):
             table.add_column(column, justify="left" if column == "metric" else "right")
         for name, value in self.metrics.items():
-            table.add_row(name, number(value.value), f"{number(value.low)} to {number(value.high)}", f"{value.count:,}")
+            table.add_row(
+                Text(name), number(value.value), f"{number(value.low)} to {number(value.high)}", f"{value.count:,}"
+            )
         console.print(table)
-        console.print(f"protocol: {self.protocol}", highlight=False)
-        for note in self.notes:
-            console.print(f"note: {note}", highlight=False)
+        for line in (f"protocol: {self.protocol}", *(f"note: {note}" for note in self.notes)):
+            console.print(line, highlight=False, markup=False)
 
 
 def number(value: float | None) -> str:

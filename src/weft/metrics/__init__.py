@@ -1,7 +1,7 @@
 """Metrics on NumPy arrays, their intervals, and nothing of the rest of weft.
 
 `precision` and `recall` here are those of a threshold; those of a ranked list are `ranking.precision` and
-`ranking.recall`. All other names are found here under their own name.
+`ranking.recall`. The interval of any metric is `weft.metrics.bootstrap.bootstrap`. All other names are found here.
 """
 
 from weft.metrics import ranking
@@ -12,7 +12,6 @@ from weft.metrics.bootstrap import (
     bootstrap_mean,
     bootstrap_normalized_entropy,
     bootstrap_ratio,
-    bootstrap_rows,
     bootstrap_weighted,
     paired_difference,
 )
@@ -67,7 +66,6 @@ __all__ = [
     "bootstrap_mean",
     "bootstrap_normalized_entropy",
     "bootstrap_ratio",
-    "bootstrap_rows",
     "bootstrap_weighted",
     "calibration_ratio",
     "coverage",

@@ -10,7 +10,7 @@ Which function for which metric:
 * quotients of sums (calibration ratio, precision, recall, F1): `bootstrap_ratio`;
 * AUC and NE: `bootstrap_auc`, `bootstrap_normalized_entropy`;
 * metrics that can be written with weights for the rows: `bootstrap_weighted`;
-* any other: `bootstrap_rows`, the slowest.
+* any other: `bootstrap`, the slowest.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ class Interval(NamedTuple):
     count: int  # type: ignore[assignment]  # hides tuple.count
 
 
-def bootstrap_rows(
+def bootstrap(
     metric: Callable[..., float], *arrays: Array, seed: int, resamples: int = 200, level: float = 0.95
 ) -> Interval:
     """Interval of any metric of arrays whose rows belong together.
@@ -52,7 +52,7 @@ def bootstrap_rows(
         resamples: How many.
         level: Share of the resamples between low and high.
 
-    >>> bootstrap_rows(np.mean, np.array([3.0, 3.0]), seed=0)
+    >>> bootstrap(np.mean, np.array([3.0, 3.0]), seed=0)
     Interval(value=3.0, low=3.0, high=3.0, count=2)
     """
     _check_options(resamples, level)

@@ -11,6 +11,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from weft import artifacts
 from weft.batch import FIRST_ID
@@ -67,6 +68,10 @@ class Recommender:
         if run.schema.roles.user is None or run.schema.roles.item is None:
             raise Unsupported(
                 "recommending needs `user` and `item` in [roles] of the schema; `weft predict` scores rows"
+            )
+        if any(label.task == "multiclass" for label in run.schema.roles.label[:1]):
+            raise Unsupported(
+                "recommending orders items by one score, and a multiclass label has several; `weft predict` scores rows"
             )
         assert run.transforms.user_ids is not None
         assert run.transforms.item_ids is not None
@@ -133,7 +138,8 @@ class Recommender:
             scores[known] = self._scorer.catalogue(self.catalogue.users.take(ids[known]))
         scores[:, :FIRST_ID] = -np.inf
         for place, user in enumerate(ids):
-            scores[place, self.catalogue.seen.hidden(int(user), protocol, unit=self._unit)] = -np.inf
+            hidden = self.catalogue.seen.hidden(int(user), protocol, time=self.catalogue.newest, unit=self._unit)
+            scores[place, hidden] = -np.inf
         shown, values = best(scores, k)
         for place, user in enumerate(users):
             items = (
@@ -150,9 +156,8 @@ class Recommender:
 
     def _item(self, item: int, score: float) -> Item:
         titles = self.catalogue.titles
-        return Item(
-            id=_known(self.item_ids.value_of(item)), title=None if titles is None else titles[item], score=score
-        )
+        title = None if titles is None else titles[item] or None
+        return Item(id=_known(self.item_ids.value_of(item)), title=title, score=score)
 
     def _recent(self, user: int, most: int = 10) -> tuple[Item, ...]:
         seen = self.catalogue.seen
@@ -205,14 +210,14 @@ def user_lines(user: str | None, users: str | None) -> list[str | int]:
 def render(answer: Recommendation, console: Console) -> None:
     """Print a list, and beside it what the user has had last."""
     title = f"for user {answer.user}" if answer.known else f"user {answer.user} is unknown: the most popular items"
-    table = Table("#", "recommended", "score", title=title, title_justify="left")
+    table = Table("#", "recommended", "score", title=Text(title), title_justify="left")
     if answer.recent:
         table.add_column("had before, newest first")
     for place, item in enumerate(answer.items):
         row = [str(place + 1), _name(item), f"{item.score:.3f}"]
         if answer.recent:
             row.append(_name(answer.recent[place]) if place < len(answer.recent) else "")
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     console.print(table)
 
 

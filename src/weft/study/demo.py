@@ -1,5 +1,6 @@
 """The demo: the whole road on the simulated music service, from tables to recommendations."""
 
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -7,9 +8,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from weft.artifacts import refuse_existing
 from weft.data import catalog
 from weft.data.store import Store, prepare
-from weft.errors import ArtifactError
 from weft.evaluate.evaluator import evaluate
 from weft.evaluate.report import Report, Value, number
 from weft.recommend.recommender import Recommender, render
@@ -19,8 +20,8 @@ MARK = "weft-demo.txt"
 COLUMNS = {"auc": "AUC", "logloss": "logloss", "ne": "NE", "ndcg@10": "NDCG@10"}
 MODELS: dict[str, tuple[str, ...]] = {
     "popularity": (),
-    "lr": ("train.epochs=8", "train.learning_rate=0.005"),
-    "dcn_v2": ("hidden=[128, 64]", "num_cross=3", "train.epochs=8"),
+    "lr": ("train.epochs=5",),
+    "dcn_v2": ("hidden=[128, 64]", "train.epochs=5"),
 }
 
 
@@ -28,7 +29,7 @@ def demo(out: str | Path, *, rows: int = 300_000, seed: int = 0, console: Consol
     """Simulate, prepare, train three models, compare them, recommend.
 
     Args:
-        out: The folder that is made; an earlier demo there is replaced, anything else is refused.
+        out: The folder that is made; what an earlier demo made there is replaced, anything else is refused.
         rows: Impressions to simulate.
         seed: Of the simulation and of training.
         console: Where the tables are printed.
@@ -39,8 +40,7 @@ def demo(out: str | Path, *, rows: int = 300_000, seed: int = 0, console: Consol
     start = time.perf_counter()
     folder = _fresh(Path(out))
     console.rule("1. a music service: users, tracks, impressions with planted tastes")
-    options = {"rows": rows, "seed": seed}
-    data = catalog.get("music", folder / "data", options=options)
+    data = catalog.get("music", folder / "data", options={"rows": rows, "seed": seed})
     console.rule("2. tables to a store")
     store = prepare(data / "schema.toml", folder / "store")
     _print_store(store, console)
@@ -59,12 +59,13 @@ def demo(out: str | Path, *, rows: int = 300_000, seed: int = 0, console: Consol
 
 
 def _fresh(folder: Path) -> Path:
-    if folder.is_dir() and any(folder.iterdir()):
-        if not (folder / MARK).is_file():
-            raise ArtifactError(f"{str(folder)!r} holds something that is no demo; choose another --out")
-        shutil.rmtree(folder)
+    """The folder, without what an earlier demo made there; what a person added stays."""
+    if not (folder / MARK).is_file():
+        refuse_existing(folder, "demo")
+    for name in ("data", "store", *MODELS):
+        shutil.rmtree(folder / name, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARK).write_text("made by weft demo; a new demo replaces this folder\n", encoding="utf-8")
+    (folder / MARK).write_text("made by weft demo; a new demo replaces what it made here\n", encoding="utf-8")
     return folder
 
 
@@ -84,8 +85,9 @@ def _print_reports(reports: dict[str, Report], console: Console) -> None:
         cells = [_cell(report.metrics.get(key)) for key in COLUMNS]
         table.add_row(model, *cells, f"{report.parameters:,}")
     console.print(table)
-    report = next(iter(reports.values()))
-    console.print(f"test split, {report.rows:,} rows, 95 % intervals; protocol: {report.protocol}", highlight=False)
+    report = reports["dcn_v2"]
+    said = f"test split, {report.rows:,} rows, 95 % intervals; protocol: {report.protocol}"
+    console.print(said, highlight=False, markup=False)
     console.print(verdict(reports), highlight=False)
 
 
@@ -105,11 +107,12 @@ def _cell(value: Value | None) -> str:
 
 def _print_next(folder: Path, user: str | int, seconds: float, console: Console) -> None:
     console.rule("5. where to go on")
-    console.print(f"that took {seconds:.0f} s; everything lies in {folder}", highlight=False)
+    console.print(f"that took {seconds:.0f} s; everything lies in {folder}", highlight=False, markup=False)
+    place = {name: shlex.quote(str(folder / name)) for name in ("store", "dcn_v2", "deepfm")}
     for line in (
-        f"weft recommend {folder}/dcn_v2 --user {user} -k 20",
-        f"weft describe {folder}/store",
-        f"weft train {folder}/store --model deepfm --out {folder}/deepfm",
-        f"weft evaluate {folder}/dcn_v2 --protocol full",
+        f"weft recommend {place['dcn_v2']} --user {shlex.quote(str(user))} -k 20",
+        f"weft describe {place['store']}",
+        f"weft train {place['store']} --model deepfm --out {place['deepfm']}",
+        f"weft evaluate {place['dcn_v2']} --protocol full",
     ):
-        console.print(f"next: {line}", highlight=False)
+        console.print(f"next: {line}", highlight=False, markup=False, soft_wrap=True)

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from weft.models import config, entry, names
 from weft.train.recipe import PRESETS, Recipe
@@ -44,7 +45,8 @@ def render_model(name: str, console: Console, *, as_json: bool) -> None:
         return
     for key, value in facts.items():
         if key not in ("options", "train", "presets"):
-            console.print(f"{key}: {', '.join(value) if isinstance(value, tuple | list) else value}", highlight=False)
+            text = ", ".join(value) if isinstance(value, tuple | list) else value
+            console.print(f"{key}: {text}", highlight=False, markup=False)
     console.print(_settings("options of the model (--set KEY=VALUE)", facts["options"]))
     console.print(_settings("options of training (--set train.KEY=VALUE)", facts["train"]))
     for preset, values in facts["presets"].items():
@@ -54,5 +56,5 @@ def render_model(name: str, console: Console, *, as_json: bool) -> None:
 def _settings(title: str, values: dict[str, Any]) -> Table:
     table = Table("key", "value", title=title, title_justify="left")
     for key, value in values.items():
-        table.add_row(key, str(value))
+        table.add_row(key, Text(str(value)))
     return table

@@ -38,7 +38,7 @@ class Progress(Struct, frozen=True, kw_only=True):
         scale: What the learning rates are multiplied by.
         best: The best value of the monitored metric.
         best_epoch: The epoch that gave it.
-        best_metrics: All validation metrics of that epoch.
+        best_metrics: The validation metrics of that epoch, those that are defined.
         bad_epochs: Epochs in a row that were not better.
     """
 
@@ -81,7 +81,7 @@ class Progress(Struct, frozen=True, kw_only=True):
         if metrics and not self._is_better(metrics[monitor], monitor, recipe.min_delta):
             return replace(following, bad_epochs=self.bad_epochs + 1, scale=self.scale * recipe.plateau_factor)
         best = metrics.get(monitor)
-        return replace(following, best=best, best_epoch=self.epoch, best_metrics=metrics, bad_epochs=0)
+        return replace(following, best=best, best_epoch=self.epoch, best_metrics=defined(metrics), bad_epochs=0)
 
     def _is_better(self, value: float, monitor: str, min_delta: float) -> bool:
         if isnan(value):
@@ -148,6 +148,15 @@ def train(
         done, metrics = progress, validate(model)
         progress = done.after_epoch(metrics, monitor, recipe)
         yield Epoch(done.epoch, done.loss, metrics, progress)
+
+
+def defined(metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics that are numbers.
+
+    >>> defined({"auc": float("nan"), "logloss": 0.5})
+    {'logloss': 0.5}
+    """
+    return {name: value for name, value in metrics.items() if isfinite(value)}
 
 
 def _check_finite(loss: Tensor, norm: Tensor, batch: Batch, progress: Progress) -> None:

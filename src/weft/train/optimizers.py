@@ -23,6 +23,7 @@ from weft.train.recipe import Recipe
 
 State = tuple[Tensor, ...]
 BETA1, BETA2 = 0.9, 0.999
+CHUNK = 131_072  # elements updated at once: what a rule needs in between stays in the cache
 ADAM_EPS, ADAGRAD_EPS, FTRL_BETA = 1e-8, 1e-10, 1.0
 
 
@@ -122,6 +123,11 @@ class RowOptimizer:
     @torch.no_grad()
     def update_rows(self, weight: Tensor, ids_U: Tensor, grad_UE: Tensor) -> None:
         """Update some rows of a weight [rows, E] in place; `ids_U` are distinct."""
+        size = max(1, CHUNK // weight.shape[1])
+        for ids, grad in zip(torch.split(ids_U, size), torch.split(grad_UE, size), strict=True):
+            self._update_chunk(weight, ids, grad)
+
+    def _update_chunk(self, weight: Tensor, ids_U: Tensor, grad_UE: Tensor) -> None:
         state = self.state[weight]
         rows, part = self._update(weight.index_select(0, ids_U), grad_UE, [s.index_select(0, ids_U) for s in state])
         for whole, new in zip((weight, *state), (rows, *part), strict=True):

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import msgspec
 import numpy as np
 import torch
 from msgspec.structs import replace
+from numpy.typing import NDArray
 from rich.console import Console
 from safetensors.torch import save_file
 from torch import nn
@@ -24,6 +26,7 @@ from torch import nn
 from weft import artifacts
 from weft.batch import Batch
 from weft.data.load import Loader
+from weft.data.sample import NegativeSampler, intercept, keep_negatives
 from weft.data.store import Store
 from weft.errors import ArtifactError, ConfigError, Diverged, StaleModel, WeftError
 from weft.models import _registry as registry
@@ -43,7 +46,7 @@ from weft.runs import (
     read_config,
 )
 from weft.train.checkpoint import Checkpoints, State, plain
-from weft.train.loop import Epoch, Progress
+from weft.train.loop import Epoch, Progress, defined
 from weft.train.loop import train as run_loop
 from weft.train.objective import check_labels, measure, monitored, objective
 from weft.train.optimizers import Optimizer
@@ -99,7 +102,7 @@ def train(
     settings = resolve(model, presets=opened.schema.presets, preset=preset, config=config, sets=sets)
     wanted = RunConfig(
         model=model,
-        store=str(opened.path),
+        store=str(opened.path.resolve()),
         store_id=opened.id,
         data=opened.schema.name or opened.path.name,
         preset=preset,
@@ -107,7 +110,7 @@ def train(
         seed=seed,
         precision=choose_precision(precision, place),
         device=place.type,
-        intercept=float(np.log(settings.recipe.keep_negatives)),
+        intercept=intercept(settings.recipe.keep_negatives),
         options=settings.options,
         recipe=msgspec.to_builtins(settings.recipe),
     )
@@ -168,7 +171,7 @@ class _Run:
             torch.manual_seed(self.config.seed)
             self._fit(self.model) if isinstance(self.model, Fitted) else self._learn()
         shutil.rmtree(self.folder / CHECKPOINT, ignore_errors=True)
-        artifacts.write_manifest(self.folder, KIND, store=self.config.store_id, model=self.config.model)
+        _manifest(self.folder, self.config)
 
     def _fit(self, model: Fitted) -> None:
         started = time.monotonic()
@@ -177,7 +180,7 @@ class _Run:
         (self.folder / LINES).touch()
         save_file(plain(self.model.state_dict()), self.folder / WEIGHTS)
         save_file({}, self.folder / OPTIMIZER)
-        progress = Progress(epoch=1, best_epoch=0, best_metrics=metrics)
+        progress = Progress(epoch=1, best_epoch=0, best_metrics=defined(metrics))
         self._finish(State(progress=progress, seconds=time.monotonic() - started))
 
     def _learn(self) -> None:
@@ -225,17 +228,19 @@ class _Run:
             raise ConfigError(f"the store {self.config.store!r} has no train row; prepare it with another split")
         if self.recipe.keep_negatives == 1 or rows.label is None:
             return rows
-        from weft.data.sample import keep_negatives
-
         return rows.take(keep_negatives(rows.label[:, 0], self.recipe.keep_negatives, self.config.seed))
 
     def _loader(self, rows: Rows) -> Loader:
-        sampler = None
-        if self.recipe.negatives:
-            from weft.data.sample import NegativeSampler
+        recipe = self.recipe
+        return Loader(
+            rows, recipe.batch_size, shuffle=recipe.shuffle, seed=self.config.seed, sampler=self._negative_sampler
+        )
 
-            sampler = NegativeSampler(self.store, self.recipe.negatives, seed=self.config.seed)
-        return Loader(rows, self.recipe.batch_size, shuffle=self.recipe.shuffle, seed=self.config.seed, sampler=sampler)
+    @cached_property
+    def _negative_sampler(self) -> NegativeSampler | None:
+        if not self.recipe.negatives:
+            return None
+        return NegativeSampler(self.store, self.recipe.negatives, seed=self.config.seed)
 
     def _start_weights(self, rows: Rows) -> None:
         assert rows.label is not None
@@ -244,30 +249,43 @@ class _Run:
             report = warm_start(self.model, self.store.transforms, SavedRun.open(self.config.init))
             _say(self.console, f"from {self.config.init}: {report}")
 
-    def _validate(self, model: nn.Module) -> dict[str, float]:
+    def _valid_parts(self) -> Iterator[Rows]:
+        """The validation rows; where training samples negatives they have theirs, the same in every epoch."""
         rows = self.store.split("valid")
-        if len(rows) == 0:
+        for step, start in enumerate(range(0, len(rows), LARGE_BATCH)):
+            part = rows.take(slice(start, start + LARGE_BATCH))
+            sampler = self._negative_sampler
+            yield part if sampler is None else sampler(part, epoch=self.recipe.epochs, step=step)
+
+    def _validate(self, model: nn.Module) -> dict[str, float]:
+        labels: list[NDArray[np.float32]] = []
+
+        def batches() -> Iterator[Batch]:
+            for part in self._valid_parts():
+                assert part.label is not None
+                labels.append(part.label)
+                yield part.batch()
+
+        logit = predict(model, batches(), precision=self.config.precision) + np.float32(self.config.intercept)
+        if not labels:
             return {}
-        assert rows.label is not None
-        starts = range(0, len(rows), LARGE_BATCH)
-        batches = (rows.batch(slice(start, start + LARGE_BATCH)) for start in starts)
-        logit = predict(model, batches, precision=self.config.precision) + np.float32(self.config.intercept)
-        bad = np.flatnonzero(~np.isfinite(logit.reshape(len(rows), -1)).all(axis=1))
+        bad = np.flatnonzero(~np.isfinite(logit.reshape(len(logit), -1)).all(axis=1))
         if len(bad):
             raise Diverged(
                 f"the scores of {len(bad):,} validation rows are not finite, the first is row {bad[0]}; "
                 "lower train.learning_rate, or look for extreme values in these rows"
             )
-        return measure(self.store.schema.roles.label, rows.label, logit)
+        return measure(self.store.schema.roles.label, np.concatenate(labels), logit)
 
     def _finish(self, state: State) -> None:
-        best = state.progress
+        best, negatives = state.progress, self.recipe.negatives
         report = RunReport(
             model=self.config.model,
             data=self.config.data,
             rows=len(self.store.split("valid")),
             epoch=best.best_epoch,
             metrics=best.best_metrics,
+            protocol=f"pointwise, {negatives} sampled negatives a row" if negatives else "pointwise",
             parameters=sum(p.numel() for p in self.model.parameters()),
             seconds=state.seconds,
         )
@@ -349,6 +367,11 @@ def _publish(source: Path, target: Path) -> None:
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, target)
+
+
+def _manifest(folder: Path, config: RunConfig) -> None:
+    """The last file: with it the run is finished."""
+    artifacts.write_manifest(folder, KIND, store=config.store_id, model=config.model)
 
 
 def _environment() -> dict[str, object]:

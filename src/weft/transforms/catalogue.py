@@ -5,6 +5,7 @@ Dimension key: U users, I items, E events.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,6 +89,11 @@ class Catalogue:
     seen: Seen
     counts: Ints
     positives: Ints
+
+    @cached_property
+    def newest(self) -> int:
+        """The time of the newest event; 0 when there is none."""
+        return int(self.seen.time.max(initial=0))
 
     def save(self, folder: Path) -> None:
         """Write the catalogue into a folder: users/, items/, seen/, titles, counts."""

@@ -149,28 +149,31 @@ class Transforms:
         """The rows with their history features, and the crosses over them, as of another time (None: after all)."""
         return self._as_of(rows, time, rows.sides)
 
-    def join(self, users: Rows, items: Rows, *, time: int | Ints | None = None) -> Rows:
+    def join(self, users: Rows, items: Rows, *, context: Rows | None = None, time: int | Ints | None = None) -> Rows:
         """Full rows of user-side and item-side rows, pairwise; a single row on either side goes with all of the other.
 
-        Columns of users and context come from `users` (context is missing if it is not there), columns of items from
-        `items`; either may hold further sides, which are ignored. Pair crosses and all history features are computed
-        as of `time` (None: after everything). The result has `user`, `item`, `group`, `weight` and `time`.
+        Columns of users come from `users`, columns of items from `items`, the context from `context`, else from `users`
+        if it is there, else it is missing; further sides of the rows are ignored. Pair crosses and all history features
+        are computed as of `time` (None: after everything). The result has `user`, `item`, `group`, `weight` and `time`.
         """
         n = max(len(users), len(items))
         if np.ndim(0 if time is None else time):
             users, items = _repeated(users, n), _repeated(items, n)
         users = self._as_of(users, time, USER_SIDES)
         items = self._as_of(items, time, ITEM_SIDES)
-        sources = [(users, tuple(side for side in USER_SIDES if side in users.sides)), (items, ITEM_SIDES)]
-        if "context" not in users.sides:
-            sources.append((self._no_context, ("context",)))
+        sources: list[tuple[Rows, tuple[str, ...]]] = [(users, ("user",)), (items, ITEM_SIDES)]
+        mixed: tuple[Made, ...] = self._layout(("pair",)).made
+        if context is None and "context" in users.sides:
+            sources[0] = (users, USER_SIDES)
+        else:
+            sources.append((self._no_context if context is None else context, ("context",)))
+            mixed = (*self._layout(("context",)).made, *mixed)
         rows = self._assembled(sources, n)
         roles: dict[str, Any] = {name: _stretched(getattr(users, name), n) for name in ("user", "group", "weight")}
         rows = replace(
             rows, **roles, item=_stretched(items.item, n), time=None if time is None else _broadcast(time, n)
         )
-        pairs = self._layout(("pair",)).made
-        return self._with_made(rows, pairs, self._moments(time, n)) if pairs else rows
+        return self._with_made(rows, mixed, self._moments(time, n)) if mixed else rows
 
     # Fitting
 

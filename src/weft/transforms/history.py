@@ -112,14 +112,11 @@ class EventLog:
         return np.append(np.flatnonzero(_changes(self._events.key)), len(self)).astype(np.int64)
 
     @cached_property
-    def _times(self) -> Ints:
-        return np.unique(self._events.time)
-
-    @cached_property
-    def _places(self) -> Ints:
-        """Each event's segment and rank of time as one number: sorted, as the events are."""
+    def _times_and_places(self) -> tuple[Ints, Ints]:
+        """The distinct times, and each event's segment and rank of time as one number: sorted, as the events are."""
+        times, rank = np.unique(self._events.time, return_inverse=True)
         segment = np.repeat(np.arange(len(self._keys)), np.diff(self._offsets))
-        return segment * (len(self._times) + 1) + np.searchsorted(self._times, self._events.time)
+        return times, segment * (len(times) + 1) + rank
 
     @cached_property
     def _totals(self) -> Ints:
@@ -133,8 +130,9 @@ class EventLog:
         return segment, known
 
     def _position(self, segment: Ints, times: Ints) -> Ints:
-        place = segment * (len(self._times) + 1) + np.searchsorted(self._times, times)
-        return np.searchsorted(self._places, place).astype(np.int64)
+        distinct, places = self._times_and_places
+        place = segment * (len(distinct) + 1) + np.searchsorted(distinct, times)
+        return np.searchsorted(places, place).astype(np.int64)
 
 
 def joined_events(first: Events, second: Events) -> Events:

@@ -251,11 +251,12 @@ class _ArrayFile:
 
 
 def _positions(index: Index, rows: int) -> Ints | slice:
-    """A mask as integers, a slice with step 1 as one of known ends."""
+    """A mask and negative places as integers from 0, a slice with step 1 as one of known ends."""
     if isinstance(index, slice):
         start, stop, step = index.indices(rows)
         return slice(start, max(start, stop)) if step == 1 else np.arange(start, stop, step)
-    return np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64, copy=False)
+    places = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64, copy=False)
+    return np.where(places < 0, places + rows, places)
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:

@@ -143,5 +143,6 @@ def text_from_arrays(arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
 
 
 def _integer(text: str) -> int | None:
-    number = int(text) if len(text) <= 20 and _DECIMAL.fullmatch(text) else None
-    return number if number in INT64 else None
+    if len(text) > 20 or not _DECIMAL.fullmatch(text):
+        return None
+    return int(text) if int(text) in INT64 else None

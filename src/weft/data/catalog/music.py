@@ -67,7 +67,7 @@ def _schema(options: MusicConfig) -> Schema:
             window=DAY,
             seen_from="relevant",
         ),
-        presets={"bars": {"embedding_dim": 16, "dropout": 0.1, "train": {"l2": 1e-3}}},
+        presets={"bars": {"embedding_dim": 16, "dropout": 0.1, "train": {"l2": 1e-4, "batch_size": 1024}}},
     )
 
 
