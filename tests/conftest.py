@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from camps_for_tests import interactions, schema, songs
 
 import weft
+from camps_for_tests import interactions, schema, songs
 from weft.data.store import Store
 from weft.runs import SavedRun
 

@@ -56,6 +56,7 @@ class Fields(Struct, frozen=True, kw_only=True):
         ragged: The keys of `Batch.ragged`.
         outputs: Numbers a model gives a row: one a label, or one a class.
         task: The task of the first label.
+        relevant: A row is relevant when its first label is at least this.
         user: The id field of the user role, where the schema has it as a feature.
         item: The id field of the item role, where the schema has it as a feature.
         users: Number of ids of `Batch.user`.
@@ -67,6 +68,7 @@ class Fields(Struct, frozen=True, kw_only=True):
     ragged: tuple[Field, ...] = ()
     outputs: int = 1
     task: str = "binary"
+    relevant: float = 0.5
     user: str | None = None
     item: str | None = None
     users: int = 0
@@ -88,6 +90,7 @@ class Fields(Struct, frozen=True, kw_only=True):
             ragged=tuple(f for f in self.ragged if f.side in sides),
             outputs=self.outputs,
             task=self.task,
+            relevant=self.relevant,
             user=self.user if "user" in sides else None,
             item=self.item if "item" in sides else None,
             users=self.users,

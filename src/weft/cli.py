@@ -352,9 +352,8 @@ def _sentence(box: str) -> str:
     >>> _sentence("╭─ Problem ─╮ │ no --a │ │ For full helptext, run weft -h │ ╰───╯".replace(" │ ", chr(10)))
     'no --a; see weft -h'
     """
-    lines = [line for line in box.splitlines() if not line.startswith("╭")]
-    text = " ".join(re.sub(r"[─-╿]+", " ", " ".join(lines)).split())
-    return re.sub(r"( Argument helptext: .*)?\.? For full helptext, (run:?|see) ", "; see ", text)
+    words = re.sub(r"[─-╿]+|-{3,}", " ", " ".join(box.splitlines()[1:])).split()
+    return re.sub(r"( Argument helptext: .*)?\.? For full helptext, (run:?|see) ", "; see ", " ".join(words))
 
 
 def _complain(message: str, code: int) -> int:

@@ -86,6 +86,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"t": [1, 2, 3, 4, 5, 10**13]}, "column 't', row 5: got 10000000000000"),
     ({"t": [1, 2, None, 4, 5, 6]}, "column 't', row 2: the value is missing"),
     ({"t": [1, 2, 3, 4, 5, 6.5]}, "column 't', row 5: got 6.5"),
+    ({"user": ["a"] * 6}, "column 'user': it has one and the same value in all 4 train rows, from row 0 on"),
+    ({"price": [2.5] * 6}, "column 'price': it has one and the same value"),
+    ({"price": [None] * 6}, "column 'price': it has no value"),
 ]
 
 

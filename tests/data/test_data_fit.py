@@ -132,15 +132,13 @@ def test_counts_are_compacted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert numbers.tolist() == [10, 5]
 
 
-def test_a_column_of_one_value_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_flat_column_with_missing_values_is_kept_and_further_columns_are_said(caplog: pytest.LogCaptureFixture) -> None:
     plain = Schema(
         features=(Categorical(name="a", side="context"), Dense(name="b", side="context")),
         roles=Roles(label=(Label(name="y"),)),
     )
-    frame = pl.DataFrame({"a": ["x"] * 3, "b": [2.0, None, 2.0], "y": [0, 1, 0], "c": 1})
+    frame = pl.DataFrame({"a": ["x", "y", "x"], "b": [2.0, None, 2.0], "y": [0, 1, 0], "c": 1})
     with caplog.at_level(logging.INFO, "weft"):
         fitted = fit(Tables(plain, open_table(frame, "plays")), np.zeros(3, np.int8))
     assert fitted.scalers["b"].apply(np.array([2.0, np.nan])).tolist() == [0, 0]
-    assert "'plays', column 'a': one value in all train rows" in caplog.text
-    assert "'plays', column 'b': one value" in caplog.text
     assert "does not name are ignored: c" in caplog.text

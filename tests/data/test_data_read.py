@@ -241,3 +241,15 @@ def test_side_tables_are_joined_by_id_whatever_its_type() -> None:
         Tables(schema, open_table(plays), open_table(users))
     with pytest.raises(DataError, match=r"'table', column 'u', row 1: got '1'; an id may stand once"):
         Tables(schema, open_table(plays), open_table(users.with_columns(u=1)), open_table(items))
+
+
+def test_the_id_may_be_the_title() -> None:
+    schema = Schema(
+        features=(Categorical(name="i", side="item"), Dense(name="x", side="item")),
+        roles=Roles(label=(Label(name="y"),), item="i", title="i"),
+    )
+    plays, items = pl.DataFrame({"i": ["a", "b"], "y": [0, 1]}), pl.DataFrame({"i": ["b", "a"], "x": [1, 2]})
+    tables = Tables(schema, open_table([plays, plays]), items=open_table(items))
+    assert [piece.frame["i"].to_list() for piece in tables.chunks()] == [["a", "b"], ["a", "b"]]
+    assert [piece.frame["x"].to_list() for piece in tables.chunks()] == [[2, 1], [2, 1]]
+    assert tables.side_columns("item") == ["i", "x"]

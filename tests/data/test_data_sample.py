@@ -84,7 +84,8 @@ def test_a_user_with_nearly_all_items(tmp_path: Path) -> None:
     assert made.user is not None
     of_first = made.item[200:][made.user[200:] == made.user[0]]
     assert {store.transforms.item_ids.value_of(item) for item in of_first.tolist()} == {199}
-    full = prepare(plain, tmp_path / "t", interactions=frame[:199])
+    everything = pl.DataFrame({"u": [0] * 199 + [1], "i": [*range(199), 0], "y": [1] * 200})
+    full = prepare(plain, tmp_path / "t", interactions=everything)
     with pytest.raises(DataError, match="1 users have all 199 items"):
         NegativeSampler(full, 1)
 

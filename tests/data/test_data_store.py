@@ -37,7 +37,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def joined() -> pl.DataFrame:
     frames = tables()
     with_users = frames["interactions"].join(frames["users"], on="user", how="left", maintain_order="left")
-    return with_users.join(frames["items"], on="track", how="left", maintain_order="left")
+    both: pl.DataFrame = with_users.join(frames["items"], on="track", how="left", maintain_order="left")
+    return both
 
 
 def test_splits_hold_the_rows_in_order(store: Store) -> None:

@@ -46,7 +46,7 @@ def test_the_line_is_the_most_likely_one(task: str, label: list[float]) -> None:
 
 def test_ratings_are_fitted_by_least_squares() -> None:
     item, label = [2, 2, 3, 3, 3, 4], [400.0, 500.0, 300.0, 500.0, 200.0, 100.0]
-    model = create("popularity", Fields(items=6, task="regression"), {"relevant": 400.0, "ridge": 1e-9})
+    model = create("popularity", Fields(items=6, task="regression", relevant=400.0), {"ridge": 1e-9})
     model.fit([rows(item, label)])
     x = torch.tensor([[1.0, math.log1p({2: 2, 3: 1, 4: 0}[i])] for i in item])
     want = torch.linalg.lstsq(x, torch.tensor(label)[:, None]).solution[:, 0]

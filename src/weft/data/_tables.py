@@ -84,6 +84,11 @@ class Tables:
         """The side table in which a column stands; None for the interactions."""
         return self._homes[name]
 
+    def file_of(self, name: str) -> str:
+        """What messages call the table in which a column stands."""
+        role = self._homes[name]
+        return self._interactions.name if role is None else self._sources[role].name
+
     def side_specs(self, role: Role) -> dict[str, ColumnSpec]:
         """The columns to encode that belong to a user or item, the id first where there is one."""
         name = self.schema.roles.user if role == "user" else self.schema.roles.item
@@ -93,8 +98,8 @@ class Tables:
     def side_columns(self, role: Role) -> list[str]:
         """All columns of a user or item: those of `side_specs`, weights of sets, and the item's title."""
         weights = [column for column, owner in self._weights.items() if self._side(owner) == role]
-        title = self.schema.roles.title
-        return [*self.side_specs(role), *weights, *([title] if title is not None and role == "item" else [])]
+        title = [self.schema.roles.title] if self.schema.roles.title is not None and role == "item" else []
+        return list(dict.fromkeys([*self.side_specs(role), *weights, *title]))
 
     def chunks(self, names: Sequence[str] | None = None, *, rows: int | None = None) -> Iterator[Piece]:
         """All interactions in order with some columns (all without an argument), those of users and items joined.
@@ -122,7 +127,7 @@ class Tables:
         return _clean.to_raw(frame, {name: spec for name, spec in self.specs.items() if name in frame.columns})
 
     def _home(self, name: str) -> Role | None:
-        title = name == self.schema.roles.title and "item" in self._sources
+        title = name == self.schema.roles.title and name not in self.specs and "item" in self._sources
         if name in self._interactions.columns and not title:
             return None
         for role, source in self._sources.items():

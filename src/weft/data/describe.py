@@ -16,6 +16,7 @@ from rich.table import Column, Table
 from weft.batch import FIRST_ID, PADDING, UNKNOWN
 from weft.data.split import NAMES
 from weft.data.store import Store
+from weft.schema import TimeUnit
 from weft.transforms.rows import RaggedArrays, Rows
 
 SAMPLE = 1_000_000
@@ -88,6 +89,7 @@ class Description(Struct, frozen=True, kw_only=True):
         density: Share of all pairs of a user and an item that occur.
         fields: Every field, in the order of batches.
         periods: The first label over time.
+        time_unit: Of the periods' starts.
         warnings: Sentences about leakage, drift and fields without content.
     """
 
@@ -97,10 +99,12 @@ class Description(Struct, frozen=True, kw_only=True):
     density: float | None
     fields: tuple[FieldFacts, ...]
     periods: tuple[Period, ...]
+    time_unit: TimeUnit
     warnings: tuple[str, ...]
 
     def render(self, console: Console) -> None:
         """Print it as tables."""
+        console.print(_title(self), highlight=False)
         console.print(_splits_table(self))
         console.print(_fields_table(self))
         if self.periods:
@@ -121,6 +125,7 @@ def describe(store: Store) -> Description:
         density=_density(store),
         fields=fields,
         periods=_periods(rows),
+        time_unit=store.schema.roles.time_unit,
         warnings=(*_leaks(fields), *_drifts(fields), *_empty(fields)),
     )
 
@@ -350,7 +355,7 @@ def _mean_label(rows: Rows, mask: NDArray[np.bool_]) -> float:
 
 
 def _splits_table(description: Description) -> Table:
-    table = Table("split", "rows", "mean label", title=_title(description))
+    table = _table("rows", "mean label", first="split", title="splits")
     for split in description.splits:
         labels = ", ".join(f"{name} {mean:.4f}" for name, mean in split.labels.items())
         table.add_row(split.name, f"{split.rows:,}", labels)
@@ -365,8 +370,7 @@ def _title(description: Description) -> str:
 
 
 def _fields_table(description: Description) -> Table:
-    columns = ("side", "kind", "ids", "missing", "unknown in test", "top value", "AUC alone", "drift")
-    table = Table(Column("field", no_wrap=True), *columns, title="fields")
+    table = _table("side", "kind", "ids", "missing", "unknown", "top", "AUC", "drift", first="field", title="fields")
     for f in description.fields:
         ids = "-" if f.values is None else f"{f.values:,}"
         shares = (_percent(f.missing), _percent(f.unknown), _percent(f.top))
@@ -376,14 +380,23 @@ def _fields_table(description: Description) -> Table:
 
 def _periods_table(description: Description) -> Table:
     names = [split.name for split in description.splits]
-    table = Table(
-        "from", *(f"{name} rows" for name in names), *(f"{name} label" for name in names), title="first label"
-    )
+    columns = [f"{name} {what}" for what in ("rows", "label") for name in names]
+    table = _table(*columns, first="from", title="first label over time")
     for place, period in enumerate(description.periods):
-        start = f"tenth {place + 1}" if period.start is None else str(period.start)
+        start = f"tenth {place + 1}" if period.start is None else _date(period.start, description.time_unit)
         counts = [f"{period.rows[name]:,}" for name in names]
         table.add_row(start, *counts, *(_decimal(period.label.get(name)) for name in names))
     return table
+
+
+def _table(*columns: str, first: str, title: str) -> Table:
+    right = [Column(name, justify="right") for name in columns]
+    options: dict[str, Any] = {"title": f"\n{title}", "title_justify": "left", "box": None, "padding": (0, 1, 0, 0)}
+    return Table(Column(first, no_wrap=True), *right, **options)
+
+
+def _date(time: int, unit: TimeUnit) -> str:
+    return str(np.datetime64(time, unit).astype("datetime64[m]")).replace("T", " ")
 
 
 def _percent(value: float | None) -> str:

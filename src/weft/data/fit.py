@@ -4,7 +4,6 @@ Every statistic is a sum of integers, or is folded over chunks of fixed size in 
 number of threads gives the same bytes.
 """
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from weft.data._tables import ROLES, Role, Tables
 from weft.data.split import TRAIN, Assignment
+from weft.errors import DataError
 from weft.schema import Categorical, Count, Cross, Dense, Feature, MultiHot, Scaling, Schema
 from weft.schema import Sequence as SequenceFeature
 from weft.transforms.bucket import quantile_edges
@@ -27,8 +27,6 @@ from weft.transforms.vocabulary import Vocabulary
 
 SAMPLE = 1 << 20
 COMPACT = 1 << 22
-
-log = logging.getLogger("weft")
 
 
 def fit(tables: Tables, split: Assignment) -> Transforms:
@@ -44,7 +42,7 @@ def fit(tables: Tables, split: Assignment) -> Transforms:
         for name, dense in statistics.items():
             dense.add(_numbers(frame[name]))
     _again(statistics, lambda name: (_numbers(frame[name]) for frame in train_frames(tables, split, [name])))
-    _note_constant(tables, counts, statistics)
+    _refuse_constant(tables, counts, statistics, int((split == TRAIN).sum()))
     transforms = Transforms(
         tables.schema,
         vocabularies=_vocabularies(tables, counts),
@@ -87,6 +85,10 @@ class ValueCounts:
     def __len__(self) -> int:
         """Number of distinct values."""
         return self._merged().height
+
+    def total(self) -> int:
+        """Number of values, each as often as it occurs."""
+        return int(self._merged()["count"].sum())
 
     def _merged(self) -> pl.DataFrame:
         if not self._parts:
@@ -180,6 +182,10 @@ class DenseStatistics:
         self._add_logs(values)
         self._keep(values[~np.isnan(values)])
 
+    def is_flat(self) -> bool:
+        """Whether there is at most one distinct value."""
+        return self.moments.smallest >= self.moments.largest
+
     def needs_logs(self) -> bool:
         """Whether `add_again` must see all chunks again: only then the shift of the logarithm is known."""
         return self.transform == "log_standardize" and log_shift(self.moments) != self._log_shift
@@ -250,15 +256,19 @@ def _edges(tables: Tables, statistics: Mapping[str, DenseStatistics]) -> dict[st
     return edges
 
 
-def _note_constant(
-    tables: Tables, counts: Mapping[str, ValueCounts], statistics: Mapping[str, DenseStatistics]
+def _refuse_constant(
+    tables: Tables, counts: Mapping[str, ValueCounts], statistics: Mapping[str, DenseStatistics], rows: int
 ) -> None:
-    flat = [name for name, dense in statistics.items() if dense.moments.smallest >= dense.moments.largest]
-    single = [name for name in _vocabulary_columns(tables) if len(counts[name]) <= 1]
-    for name in (*flat, *single):
-        log.warning(
-            "%r, column %r: one value in all train rows, nothing to learn; remove the feature", tables.name, name
-        )
+    """Raise DataError for a feature with one and the same value in all train rows; a missing value is another one."""
+    flat = {name: dense.moments.count for name, dense in statistics.items() if dense.is_flat()}
+    single = {name: counts[name].total() for name in _vocabulary_columns(tables) if len(counts[name]) <= 1}
+    for name, present in (flat | single).items():
+        if rows > 1 and present in (0, rows):
+            what = "has no value" if present == 0 else "has one and the same value"
+            raise DataError(
+                f"{tables.file_of(name)!r}, column {name!r}: it {what} in all {rows:,} train rows, from row 0 on, "
+                "so nothing can be learnt from it; remove the feature from the schema"
+            )
 
 
 # Crosses and counters: fitted on what the first pass made

@@ -94,25 +94,25 @@ def open_table(table: Any, name: str = "table") -> Source:
     """Open a file, a list of files, or a frame.
 
     Args:
-        table: A path, several paths (read one after the other), or a polars, pandas or Arrow frame.
+        table: A path or a polars, pandas or Arrow frame, or several of them, read one after the other.
         name: What messages call a frame.
 
     Raises:
         DataError: The file cannot be read, is empty, or has a column twice.
     """
-    if isinstance(table, str | os.PathLike):
-        return Source(str(table), [_open_file(Path(table))])
     if isinstance(table, list | tuple):
-        return _open_files(table, name)
-    part = _open_frame(table, name)
-    _refuse_empty(part)
-    return Source(name, [part])
+        if not table:
+            raise DataError(f"the list of files of {name!r} is empty; name at least one file")
+        return Source(name, [_open_part(part, name) for part in table])
+    part = _open_part(table, name)
+    return Source(part.name, [part])
 
 
-def _open_files(paths: Sequence[str | os.PathLike[str]], name: str) -> Source:
-    if not paths:
-        raise DataError(f"the list of files of {name!r} is empty; name at least one file")
-    return Source(name, [_open_file(Path(path)) for path in paths])
+def _open_part(table: Any, name: str) -> _Part:
+    part = _open_file(Path(table)) if isinstance(table, str | os.PathLike) else _open_frame(table, name)
+    if part.rows == 0:
+        raise DataError(f"{part.name!r} has no rows; give a table with at least one row")
+    return part
 
 
 def _open_file(path: Path) -> _Part:
@@ -123,9 +123,7 @@ def _open_file(path: Path) -> _Part:
     suffix = path.with_suffix("").suffix if path.suffix == ".xz" else path.suffix
     if path.suffix == ".xz" and suffix not in SEPARATORS:
         raise DataError(f"{str(path)!r}: only CSV and TSV files are read with .xz; allowed are {ALLOWED}")
-    part = _open_unpacked(path) if path.suffix == ".xz" else _scan(path, str(path), suffix)
-    _refuse_empty(part)
-    return part
+    return _open_unpacked(path) if path.suffix == ".xz" else _scan(path, str(path), suffix)
 
 
 def _open_unpacked(path: Path) -> _Part:
@@ -188,11 +186,6 @@ def _open_frame(table: Any, name: str) -> _Part:
     raise DataError(
         f"{name!r} is a {type(table).__name__}; give a path, a list of paths, or a polars, pandas or Arrow frame"
     )
-
-
-def _refuse_empty(part: _Part) -> None:
-    if part.rows == 0:
-        raise DataError(f"{part.name!r} has no rows; give a table with at least one row")
 
 
 def _even(part: _Part, names: list[str], rows: int) -> Iterator[pl.DataFrame]:

@@ -1,11 +1,12 @@
 """Building blocks that speak tensors and ints only: they know neither schema nor batch."""
 
 from weft.layers.cross import Cross, CrossNet
-from weft.layers.embedding import Embedding, Gathered, Slice, Touched, sum_duplicates
+from weft.layers.embedding import Embedding, Gathered, Slice, Touched, rows_of, sum_duplicates
 from weft.layers.fm import pairwise
 from weft.layers.mlp import MLP, Head, linear
 from weft.layers.numeric import Numeric
 from weft.layers.pooling import pool
+from weft.layers.precision import lowered
 
 __all__ = [
     "MLP",
@@ -18,7 +19,9 @@ __all__ = [
     "Slice",
     "Touched",
     "linear",
+    "lowered",
     "pairwise",
     "pool",
+    "rows_of",
     "sum_duplicates",
 ]

@@ -3,12 +3,15 @@
 Dimension key: B rows, D width.
 """
 
-from typing import final
+from typing import Any, cast, final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from weft.layers.mlp import linear
+from weft.layers.precision import lowered
 
 
 @final
@@ -30,7 +33,10 @@ class Cross(nn.Module):
 
 @final
 class CrossNet(nn.Module):
-    """Cross steps one after the other: `depth` of them reach products of `depth` + 1 features."""
+    """Cross steps one after the other: `depth` of them reach products of `depth` + 1 features.
+
+    The same as `Cross` after `Cross`, with one backward pass for all of them: see `_Crosses`.
+    """
 
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()
@@ -38,7 +44,38 @@ class CrossNet(nn.Module):
 
     def forward(self, x0_BD: Tensor) -> Tensor:
         """[B, D] -> [B, D]."""
-        x_BD = x0_BD
-        for layer in self.layers:
-            x_BD = layer(x0_BD, x_BD)
+        x0_BD = lowered(x0_BD)
+        parameters = [lowered(p) for layer in self.layers for p in layer.parameters()]
+        return cast(Tensor, _Crosses.apply(x0_BD, *parameters))  # type: ignore[no-untyped-call]
+
+
+class _Crosses(torch.autograd.Function):
+    """x_{l+1} = x_0 * u_l + x_l with u_l = W_l x_l + b_l, over all l; parameters are W_0, b_0, W_1, b_1, ...
+
+    With g the gradient of x_{l+1}: du = g * x_0, dW = du^T x_l, db = sum of du, and g <- g + du W is that of x_l.
+    The gradient of x_0 is the sum of g * u_l over l, and of the last g; it is added up in one tensor. Autograd's own
+    way is a new tensor for each addition, and a product with 1 for each factor of `addcmul`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x0_BD: Tensor, *parameters: Tensor) -> Tensor:
+        x_BD, steps = x0_BD, []
+        for weight_DD, bias_D in zip(parameters[::2], parameters[1::2], strict=True):
+            u_BD = F.linear(x_BD, weight_DD, bias_D)
+            steps += [weight_DD, x_BD, u_BD]
+            x_BD = torch.addcmul(x_BD, x0_BD, u_BD)
+        ctx.save_for_backward(x0_BD, *steps)
         return x_BD
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad_BD: Tensor) -> tuple[Tensor, ...]:
+        x0_BD, *steps = ctx.saved_tensors
+        x0_grad_BD = torch.zeros_like(x0_BD)
+        parameters: list[Tensor] = []
+        for weight_DD, x_BD, u_BD in zip(steps[-3::-3], steps[-2::-3], steps[-1::-3], strict=True):
+            x0_grad_BD.addcmul_(grad_BD, u_BD)
+            u_grad_BD = grad_BD * x0_BD
+            parameters = [u_grad_BD.T @ x_BD, u_grad_BD.sum(0), *parameters]
+            grad_BD = torch.addmm(grad_BD, u_grad_BD, weight_DD)
+        return x0_grad_BD.add_(grad_BD), *parameters

@@ -68,6 +68,22 @@ class _Group(NamedTuple):
         return max(stop for _, stop in self.spans.values())
 
 
+def rows_of(weight_RE: Tensor, ids_N: Tensor) -> Tensor:
+    """Rows of a weight [R, E] or [R] by their places: `weight[ids]`.
+
+    On a CPU as sums over bags of one id each: that kernel fetches rows ahead and `index_select` does not, which makes
+    it three times as fast on narrow rows.
+
+    >>> rows_of(torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([2, 0])).tolist()
+    [[3.0], [1.0]]
+    """
+    if weight_RE.is_cuda or weight_RE.dim() == 1:
+        return weight_RE.index_select(0, ids_N)
+    ids_N = ids_N.to(_index_type(len(weight_RE)))
+    bag_N = torch.arange(len(ids_N), dtype=ids_N.dtype)
+    return F.embedding_bag(ids_N, weight_RE, bag_N, mode="sum")
+
+
 def sum_duplicates(ids_N: Tensor, grad_NE: Tensor) -> tuple[Tensor, Tensor]:
     """Distinct ids, rising, and the sum of the gradients of each, added in the order of appearance.
 
@@ -78,7 +94,7 @@ def sum_duplicates(ids_N: Tensor, grad_NE: Tensor) -> tuple[Tensor, Tensor]:
     sorted_N, order_N = ids_N.sort(stable=True)
     ids_U, count_U = torch.unique_consecutive(sorted_N, return_counts=True)
     start_U = count_U.cumsum(0) - count_U
-    return ids_U, F.embedding_bag(order_N, grad_NE.contiguous(), start_U, mode="sum")
+    return ids_U.long(), F.embedding_bag(order_N, grad_NE.contiguous(), start_U, mode="sum")
 
 
 class _Gather(torch.autograd.Function):
@@ -88,7 +104,7 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, weight_RE: Tensor, ids_N: Tensor, padding_T: Tensor) -> Tensor:
         ctx.save_for_backward(ids_N, padding_T)
         ctx.rows = len(weight_RE)
-        return weight_RE.index_select(0, ids_N)
+        return rows_of(weight_RE, ids_N)
 
     @staticmethod
     def backward(ctx: Any, grad_NE: Tensor) -> tuple[Tensor, None, None]:
@@ -133,7 +149,7 @@ class Embedding(nn.Module):
 
     def _add(self, group: _Group, columns: Sequence[str], std: float) -> None:
         padding_T = torch.tensor([start for start, _ in group.spans.values()])
-        offset_F = torch.tensor([group.spans[columns[i]][0] for i in group.columns], dtype=torch.int64)
+        offset_F = torch.tensor([group.spans[columns[i]][0] for i in group.columns], dtype=_index_type(group.rows))
         weight_RE = torch.empty(group.rows, group.width).normal_(std=std).index_fill_(0, padding_T, 0)
         self.register_parameter(f"stacked_{group.width}", nn.Parameter(weight_RE, requires_grad=not self.sparse))
         self.register_buffer(f"_padding_{group.width}", padding_T, persistent=False)
@@ -195,18 +211,19 @@ class Embedding(nn.Module):
 
     def _stacked(self, group: _Group, ids_BF: Tensor) -> Tensor:
         mine_BF = ids_BF if len(group.columns) == ids_BF.shape[1] else ids_BF[:, list(group.columns)]
-        return (mine_BF + self.get_buffer(f"_offset_{group.width}")).flatten()
+        offset_F = self.get_buffer(f"_offset_{group.width}")
+        return (mine_BF + offset_F).to(offset_F.dtype).flatten()
 
     def _stacked_flat(self, group: _Group, flat: Sequence[Tensor]) -> Iterator[Tensor]:
         for i, start in group.flat.items():
-            yield flat[i].long() + start
+            yield flat[i].to(_index_type(group.rows)) + start
 
     def _gather(self, group: _Group, ids_N: Tensor) -> Tensor:
         weight_RE = self._weight(group)
         if not self.sparse:
             padding_T = self.get_buffer(f"_padding_{group.width}")
             return cast(Tensor, _Gather.apply(weight_RE, ids_N, padding_T))  # type: ignore[no-untyped-call]
-        rows_NE = weight_RE.index_select(0, ids_N)
+        rows_NE = rows_of(weight_RE, ids_N)
         if self.training and torch.is_grad_enabled() and len(ids_N):
             rows_NE.requires_grad_()
             remember = partial(self._remember, group.width, ids_N)
@@ -242,6 +259,11 @@ class Embedding(nn.Module):
                 error_msgs.append(
                     f"table {key!r} is {list(table.shape)} here and {list(given.shape)} in what is loaded"
                 )
+
+
+def _index_type(rows: int) -> torch.dtype:
+    """Of places in a stacked weight: 32 bits where they are enough, which halves the time to sort and to look up."""
+    return torch.int32 if rows < 2**31 else torch.int64
 
 
 def _group(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from weft.batch import PADDING, Batch, Fields
 from weft.errors import ConfigError, Unsupported, near
-from weft.layers import Embedding, Numeric, linear, pool
+from weft.layers import Embedding, Numeric, linear, lowered, pool
 from weft.layers.embedding import Update
 from weft.layers.mlp import Activation
 from weft.layers.pooling import Pooling
@@ -103,7 +103,7 @@ class Inputs(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """The fields side by side, [B, D]."""
-        return _lowered(_joined([block.flatten(1) for block in self.blocks(batch)]))
+        return _joined([block.flatten(1) for block in self.blocks(batch)])
 
     def blocks(self, batch: Batch) -> list[Tensor]:
         """The block in pieces [B, N_i, E_i] of one width each, in order."""
@@ -144,7 +144,7 @@ class Slots(nn.Module):
         if self._aligned:
             fields = [field_BE for block in blocks for field_BE in block.unbind(1)]
             blocks = [to_width(field_BE)[:, None] for to_width, field_BE in zip(self.align, fields, strict=True)]
-        return _lowered(_joined(blocks))
+        return _joined(blocks)
 
 
 @final
@@ -205,10 +205,5 @@ def _slots(fields: Fields, width: int, widths: Mapping[str, int], embedding: Emb
 
 
 def _joined(blocks: list[Tensor]) -> Tensor:
-    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
-
-
-def _lowered(x: Tensor) -> Tensor:
-    """The block in the precision that autocast asks for, once, instead of once in every layer that reads it."""
-    device = x.device.type
-    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+    """The pieces side by side, lowered first: what is joined is half as many bytes."""
+    return lowered(blocks[0]) if len(blocks) == 1 else torch.cat([lowered(block) for block in blocks], dim=1)

@@ -42,11 +42,9 @@ class Popularity(nn.Module):
         """Options.
 
         Attributes:
-            relevant: A row counts when its first label is at least this.
             ridge: Holds the line level where the counts say nothing about it.
         """
 
-        relevant: float = 0.5
         ridge: Annotated[float, Meta(gt=0.0)] = 1e-3
 
     def __init__(self, fields: Fields, config: Config) -> None:
@@ -54,7 +52,7 @@ class Popularity(nn.Module):
         one_output(fields, "popularity")
         if not fields.items:
             raise Unsupported("model 'popularity' needs an item role; add `item` to [roles] of the schema")
-        self._config, self._task = config, fields.task
+        self._config, self._task, self._relevant = config, fields.task, fields.relevant
         self.count: Tensor
         self.line: Tensor
         self.register_buffer("count", torch.zeros(fields.items, dtype=torch.float64))
@@ -66,7 +64,7 @@ class Popularity(nn.Module):
         count, rows, label = (torch.zeros(size, dtype=torch.float64) for _ in range(3))
         for batch in batches:
             item, y, weight = _columns(batch.to("cpu"))
-            count += torch.bincount(item, (y >= self._config.relevant).double(), size)
+            count += torch.bincount(item, (y >= self._relevant).double(), size)
             rows += torch.bincount(item, weight, size)
             label += torch.bincount(item, weight * y, size)
         self.count.copy_(count)

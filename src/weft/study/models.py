@@ -14,9 +14,9 @@ from weft.train.recipe import PRESETS, Recipe
 
 def describe_model(name: str) -> dict[str, Any]:
     """All that is known of one model: its registry entry, its options with defaults, the recipe's, the presets."""
-    facts = msgspec.to_builtins(entry(name))
+    facts = entry(name)._asdict()
     return {
-        **{key: value for key, value in facts.items() if key != "model"},
+        **{key: value for key, value in facts.items() if key not in ("model", "config")},
         "options": msgspec.to_builtins(config(name, {})),
         "train": msgspec.to_builtins(Recipe()),
         "presets": PRESETS,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from weft.errors import ConfigError
-from weft.layers.embedding import Embedding, Touched
+from weft.layers.embedding import Embedding, Touched, rows_of
 from weft.models._contract import embeddings, parameter_groups
 from weft.train.recipe import Recipe
 
@@ -129,7 +129,7 @@ class RowOptimizer:
 
     def _update_chunk(self, weight: Tensor, ids_U: Tensor, grad_UE: Tensor) -> None:
         state = self.state[weight]
-        rows, part = self._update(weight.index_select(0, ids_U), grad_UE, [s.index_select(0, ids_U) for s in state])
+        rows, part = self._update(rows_of(weight, ids_U), grad_UE, [rows_of(s, ids_U) for s in state])
         for whole, new in zip((weight, *state), (rows, *part), strict=True):
             whole.index_copy_(0, ids_U, new)
 

@@ -92,7 +92,7 @@ class Catalogue:
 
     @cached_property
     def newest(self) -> int:
-        """The time of the newest event; 0 when there is none."""
+        """The time of the newest event in `seen`; 0 when there is none."""
         return int(self.seen.time.max(initial=0))
 
     def save(self, folder: Path) -> None:

@@ -86,6 +86,7 @@ def make_fields(schema: Schema, rows: Callable[[str], int], users: int, items: i
         ragged=_fields(schema, [f.name for f in schema.features if is_set(schema, f.name)], rows),
         outputs=label.classes if label and label.classes else max(1, len(schema.roles.label)),
         task=label.task if label else "binary",
+        relevant=schema.protocol.relevant,
         user=schema.roles.user if schema.roles.user in features else None,
         item=schema.roles.item if schema.roles.item in features else None,
         users=users,
