@@ -132,7 +132,9 @@ def test_counts_are_compacted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert numbers.tolist() == [10, 5]
 
 
-def test_a_flat_column_with_missing_values_is_kept_and_further_columns_are_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_flat_column_with_missing_values_is_kept_and_further_columns_are_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     plain = Schema(
         features=(Categorical(name="a", side="context"), Dense(name="b", side="context")),
         roles=Roles(label=(Label(name="y"),)),

@@ -25,8 +25,6 @@ from weft.scoring import Scorer
 from weft.testing import two_camps
 from weft.transforms.columns import from_values
 
-DAY = 86_400.0
-
 
 class Table(nn.Module):
     """Scores from a table of users and items."""

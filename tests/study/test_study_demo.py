@@ -74,7 +74,8 @@ def test_the_verdict_compares_the_intervals() -> None:
 
 @pytest.mark.slow
 def test_the_demo_finds_the_planted_crosses(tmp_path: Path) -> None:
-    reports = demo(tmp_path / "demo", rows=100_000, console=console())
+    """As `weft demo` runs it."""
+    reports = demo(tmp_path / "demo", console=console())
     assert "beyond the intervals" in verdict(reports)
-    linear, cross = (reports[name].metrics["ndcg@10"].value or 0 for name in ("lr", "dcn_v2"))
-    assert cross > linear
+    linear, cross = (reports[name].metrics["ndcg@10"] for name in ("lr", "dcn_v2"))
+    assert (cross.low or 0) > (linear.high or 1)
