@@ -21,6 +21,7 @@ from _timing import machine, median_seconds, peak_memory_mib
 from weft.batch import Batch, DenseField, Field, Fields
 from weft.models import create
 from weft.schema import Label
+from weft.train.memory import keep_freed_memory
 from weft.train.objective import objective
 from weft.train.optimizers import Optimizer
 from weft.train.recipe import Recipe
@@ -70,6 +71,7 @@ def floor_seconds(width: int, dtype: torch.dtype, repeats: int) -> float:
 
 def measure(rows: int, precision: str) -> dict[str, float | str]:
     """One case, in this process."""
+    keep_freed_memory()
     fields = fields_of(rows)
     options = {"embedding_dim": WIDTH, "hidden": HIDDEN, "num_cross": CROSSES, "batch_norm": False}
     model = create("dcn_v2", fields, {**options, "embedding_update": "sparse"}, seed=0).train()

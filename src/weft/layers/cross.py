@@ -68,7 +68,7 @@ class _Crosses(torch.autograd.Function):
         return x_BD
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_BD: Tensor) -> tuple[Tensor, ...]:
         x0_BD, *steps = ctx.saved_tensors
         x0_grad_BD = torch.zeros_like(x0_BD)
@@ -76,6 +76,7 @@ class _Crosses(torch.autograd.Function):
         for weight_DD, x_BD, u_BD in zip(steps[-3::-3], steps[-2::-3], steps[-1::-3], strict=True):
             x0_grad_BD.addcmul_(grad_BD, u_BD)
             u_grad_BD = grad_BD * x0_BD
-            parameters = [u_grad_BD.T @ x_BD, u_grad_BD.sum(0), *parameters]
+            bias_grad_D = u_grad_BD.sum(0)
+            parameters = [u_grad_BD.T @ x_BD, bias_grad_D, *parameters]
             grad_BD = torch.addmm(grad_BD, u_grad_BD, weight_DD)
         return x0_grad_BD.add_(grad_BD), *parameters

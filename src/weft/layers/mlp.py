@@ -3,17 +3,19 @@
 Dimension key: B rows, D width in, H width out, T outputs.
 """
 
-from collections.abc import Sequence
-from typing import Literal, final
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal, cast, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 Activation = Literal["relu", "tanh", "sigmoid", "gelu", "silu", "leaky_relu"]
 
-_ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": partial(nn.ReLU, inplace=True),
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
     "gelu": nn.GELU,
@@ -87,12 +89,28 @@ class MLP(nn.Module):
         return h_BH
 
 
+class _Product(torch.autograd.Function):
+    """x W^T in the precision of W; its gradients in the precision of x."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BD: Tensor, weight_TD: Tensor) -> Tensor:
+        ctx.save_for_backward(x_BD, weight_TD)
+        return F.linear(x_BD.to(weight_TD.dtype), weight_TD)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_BT: Tensor) -> tuple[Tensor, Tensor]:
+        x_BD, weight_TD = ctx.saved_tensors
+        grad_BT = grad_BT.to(x_BD.dtype)
+        return grad_BT @ weight_TD.to(x_BD.dtype), (grad_BT.T @ x_BD).to(weight_TD.dtype)
+
+
 @final
 class Head(nn.Module):
     """The last linear map, over the concatenation of its parts, computed in full precision.
 
-    In bf16 a logit has eight bits: different rows would tie. The parts are multiplied apart, which saves the copy that
-    concatenates them.
+    In bf16 a logit has eight bits: different rows would tie. The gradients are computed in the precision of the parts.
+    The parts are multiplied apart, which saves the copy that concatenates them.
 
     Args:
         widths: Of each part.
@@ -115,5 +133,6 @@ class Head(nn.Module):
         with torch.autocast(parts[0].device.type, enabled=False):
             logit_BT: Tensor = self.linear.bias
             for part_BD, weight_TD in zip(parts, weights, strict=True):
-                logit_BT = logit_BT + F.linear(part_BD.to(weight_TD.dtype), weight_TD)
+                product_BT: Tensor = _Product.apply(part_BD, weight_TD)  # type: ignore[no-untyped-call]
+                logit_BT = logit_BT + product_BT
         return logit_BT

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from weft.batch import Batch
 from weft.errors import ConfigError, Diverged
+from weft.train.memory import keep_freed_memory
 from weft.train.optimizers import Optimizer
 from weft.train.recipe import Recipe
 
@@ -132,6 +133,7 @@ def train(
     Raises:
         Diverged: A loss or a gradient is not finite; the weights are those before that batch.
     """
+    keep_freed_memory()
     progress = progress or Progress()
     while not progress.finished(recipe):
         model.train()
