@@ -77,3 +77,14 @@ def test_it_says_what_is_missing() -> None:
         create("mf", with_fields(fields, users=0))
     with pytest.raises(Unsupported, match="this batch has no `item`"):
         create("mf", fields).item_vectors(replace(batch, item=None))
+
+
+@pytest.mark.parametrize("label", [[1.0] * 6, [1.0, 0.0, 1.0, 0.0, 0.0, 1.0]])
+def test_the_more_popular_item_stands_first_whatever_the_labels_say(label: list[float]) -> None:
+    """All labels positive: the line would be flat; the popular item often disliked: it would fall."""
+    model = create("popularity", Fields(items=4))
+    batch = rows([2, 2, 2, 2, 2, 3], label)
+    model.fit([batch])
+    scores = model(batch)
+    assert torch.isfinite(scores).all()
+    assert scores[0] > scores[-1]

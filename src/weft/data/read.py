@@ -40,11 +40,35 @@ class Chunk(NamedTuple):
     start: int
 
 
+class _Text(NamedTuple):
+    """A text file as it lies on disk; asked what is wrong with it once polars has refused it."""
+
+    path: Path
+    separator: str
+
+    def fault(self) -> str | None:
+        """The first record that is no row of the table, with its number; None if there is none."""
+        row = 0
+        try:
+            with self.path.open(encoding="utf-8-sig", newline="") as file:
+                records = csv.reader(file, delimiter=self.separator, strict=True)
+                columns = len(next(records, []))
+                for row, fields in enumerate(records):
+                    if len(fields) > columns:
+                        return f"row {row} has {len(fields)} fields, the header has {columns}"
+        except csv.Error:
+            return f"a quote that is opened in row {row + 1} is never closed"
+        except UnicodeDecodeError:
+            return f"it is no UTF-8 text, at or after row {row}"
+        return None
+
+
 class _Part(NamedTuple):
     name: str
     lazy: pl.LazyFrame
     rows: int
     types: dict[str, pl.DataType]
+    text: _Text | None = None
 
 
 class Source:
@@ -103,9 +127,19 @@ def open_table(table: Any, name: str = "table") -> Source:
     if isinstance(table, list | tuple):
         if not table:
             raise DataError(f"the list of files of {name!r} is empty; name at least one file")
-        return Source(name, [_open_part(part, name) for part in table])
+        parts = [_open_part(part, name) for part in table]
+        return Source(_joined_name([part.name for part in parts]), parts)
     part = _open_part(table, name)
     return Source(part.name, [part])
+
+
+def _joined_name(names: list[str]) -> str:
+    """What messages call several tables together.
+
+    >>> _joined_name(["a.csv"]), _joined_name(["a.csv", "b.csv", "c.csv"])
+    ('a.csv', 'a.csv and 2 more')
+    """
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _open_part(table: Any, name: str) -> _Part:
@@ -116,6 +150,8 @@ def _open_part(table: Any, name: str) -> _Part:
 
 
 def _open_file(path: Path) -> _Part:
+    if path.is_dir():
+        raise DataError(f"{str(path)!r} is a folder; name the files in it, one by one")
     if not path.is_file():
         raise DataError(f"the file {str(path)!r} does not exist; give the path of a table")
     if path.stat().st_size == 0:
@@ -144,14 +180,16 @@ def _open_unpacked(path: Path) -> _Part:
 
 
 def _scan(path: Path, name: str, suffix: str) -> _Part:
-    with reading(name):
+    text = _Text(path, SEPARATORS[suffix]) if suffix in SEPARATORS else None
+    with reading(name, text):
         if suffix in PARQUET:
             return _part(name, pl.scan_parquet(path, glob=False))
         if suffix in ARROW:
             return _part(name, pl.scan_ipc(path))
-        if suffix in SEPARATORS:
-            _check_header(path, name, SEPARATORS[suffix])
-            return _part(name, pl.scan_csv(path, separator=SEPARATORS[suffix], infer_schema=False, glob=False))
+        if text is not None:
+            _check_header(text, name)
+            lazy = pl.scan_csv(path, separator=text.separator, infer_schema=False, glob=False)
+            return _part(name, lazy)._replace(text=text)
     raise DataError(f"{name!r}: the format {suffix!r} is not known; allowed are {ALLOWED}")
 
 
@@ -160,10 +198,10 @@ def _part(name: str, lazy: pl.LazyFrame) -> _Part:
     return _Part(name, lazy, lazy.select(pl.len()).collect().item() if types else 0, types)
 
 
-def _check_header(path: Path, name: str, separator: str) -> None:
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+def _check_header(text: _Text, name: str) -> None:
+    with text.path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         try:
-            header = next(csv.reader(file, delimiter=separator), [])
+            header = next(csv.reader(file, delimiter=text.separator), [])
         except csv.Error as error:
             raise DataError(f"{name!r}: the header cannot be read ({error}); write column names into it") from error
     if any("\ufffd" in column for column in header):
@@ -174,7 +212,7 @@ def _check_header(path: Path, name: str, separator: str) -> None:
 
 
 def _open_frame(table: Any, name: str) -> _Part:
-    with reading(name):
+    with reading(name, mend="give every column one type and a name of its own"):
         if isinstance(table, pl.LazyFrame):
             return _part(name, table)
         if isinstance(table, pl.DataFrame):
@@ -192,7 +230,7 @@ def _even(part: _Part, names: list[str], rows: int) -> Iterator[pl.DataFrame]:
     """Chunks of exactly `rows` rows (the last one less), whatever the pieces that polars reads."""
     held: list[pl.DataFrame] = []
     count = 0
-    with reading(part.name):
+    with reading(part.name, part.text):
         for piece in part.lazy.select(names).collect_batches(chunk_size=rows, maintain_order=True):
             held.append(piece)
             count += piece.height
@@ -205,22 +243,17 @@ def _even(part: _Part, names: list[str], rows: int) -> Iterator[pl.DataFrame]:
 
 
 @contextmanager
-def reading(name: str) -> Iterator[None]:
-    """Turn what goes wrong while a file is read into a DataError that names the file."""
+def reading(name: str, text: _Text | None = None, mend: str = "it may be cut short or damaged, write it again") -> Iterator[None]:
+    """Turn what goes wrong while a table is read into a DataError that names it, and the row of a text file."""
     try:
         yield
     except pl.exceptions.DuplicateError as error:
         raise DataError(f"{name!r} has a column twice ({_first_line(error)}); rename or drop one of them") from error
-    except (pl.exceptions.PolarsError, OSError, ValueError, TypeError, ImportError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, TypeError, ImportError) as error:
         if isinstance(error, WeftError):
             raise
-        raise _unreadable(name, error) from error
-    except pl.exceptions.PanicException as error:
-        raise _unreadable(name, error) from error
-
-
-def _unreadable(name: str, error: BaseException) -> DataError:
-    return DataError(f"{name!r} cannot be read ({_first_line(error)}); it may be cut short or damaged, write it again")
+        fault = text.fault() if text is not None else None
+        raise DataError(f"{name!r} cannot be read ({fault or _first_line(error)}); {mend}") from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,7 +1,8 @@
 """Popularity: an item scores by how many relevant train rows it has, whoever asks.
 
 score = a + c log(1 + n_i), n_i the number of train rows of item i whose label is relevant; a and c are the maximum
-likelihood line under the task's loss, so that scores are logits, ratings or log rates like any other model's.
+likelihood line under the task's loss, so that scores are logits, ratings or log rates like any other model's. c is at
+least 0.001: the more popular item always stands first, also where the labels say nothing about it.
 
 Paper: none; the baseline that every comparison shows.
 """
@@ -21,6 +22,8 @@ from weft.models._inputs import one_output
 from weft.models._registry import register
 
 Curve = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+LEAST_SLOPE = 1e-3
 
 
 @register(
@@ -133,4 +136,10 @@ def _fit_line(x: Tensor, rows: Tensor, label: Tensor, task: str, ridge: float, s
         line = line - step
         if step.abs().max() < 1e-10:
             break
-    return line
+    return _rising(line, (rows @ x) / rows.sum())
+
+
+def _rising(line: Tensor, mean_x: Tensor) -> Tensor:
+    """The line with a slope of at least `LEAST_SLOPE`, turned about its value at the mean of x."""
+    slope = line[1].clamp(min=LEAST_SLOPE)
+    return torch.stack([line[0] + (line[1] - slope) * mean_x, slope])
