@@ -89,6 +89,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"user": ["a"] * 6}, "column 'user': it has one and the same value in all 4 train rows, from row 0 on"),
     ({"price": [2.5] * 6}, "column 'price': it has one and the same value"),
     ({"price": [None] * 6}, "column 'price': it has no value"),
+    ({"y": [0] * 6}, "column 'y': the label is 0 in all 4 train rows, from row 0 on"),
 ]
 
 
@@ -160,6 +161,19 @@ def test_a_file_that_is_cut_short_leaves_nothing(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"b.parquet' (cannot be read|is empty)"):
             prepare(bought(), tmp_path / "s", interactions=tmp_path / "b.parquet")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.parquet", "b.parquet"]
+
+
+def test_only_binary_labels_may_all_be_one(tmp_path: Path) -> None:
+    assert prepare(bought(), tmp_path / "s", interactions=changed(y=[1] * 6)).rows["train"] == 4
+    rated = bought(label=(Label(name="y", task="regression"),))
+    with pytest.raises(DataError, match="column 'y': the label is 1 in all 4 train rows"):
+        prepare(rated, tmp_path / "t", interactions=changed(y=[1] * 6))
+
+
+def test_one_file_in_a_list_is_named_itself(tmp_path: Path) -> None:
+    changed(price=None).write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(UnknownColumn, match=r"no column 'price', which the schema names, in '.*a.parquet'"):
+        prepare(bought(), tmp_path / "s", interactions=[tmp_path / "a.parquet"])
 
 
 HOSTILE = ["\x00", "a\nb", "../../etc/passwd", "'; DROP TABLE", "\u202e", "\U0001f3b5" * 50, "x" * 100_000, "", "NaN"]

@@ -1,4 +1,5 @@
 import logging
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -10,7 +11,7 @@ from weft.data._tables import Tables
 from weft.data.fit import DenseStatistics, ValueCounts, fit, train_frames
 from weft.data.read import open_table
 from weft.data.split import TRAIN, assign
-from weft.schema import Categorical, Dense, Label, MultiHot, Roles, Scaling, Schema
+from weft.schema import Categorical, Count, Dense, Label, MultiHot, Roles, Scaling, Schema, Sequence
 from weft.transforms.bucket import quantile_edges
 from weft.transforms.scale import Scaler
 
@@ -144,3 +145,23 @@ def test_a_flat_column_with_missing_values_is_kept_and_further_columns_are_said(
         fitted = fit(Tables(plain, open_table(frame, "plays")), np.zeros(3, np.int8))
     assert fitted.scalers["b"].apply(np.array([2.0, np.nan])).tolist() == [0, 0]
     assert "does not name are ignored: c" in caplog.text
+
+
+def test_what_the_other_rows_hold_changes_nothing_fitted(tmp_path: Path) -> None:
+    frames = tables()
+    plays = frames["interactions"]
+    kept = tuple(f for f in schema().features if not isinstance(f, Count | Sequence))  # history reads earlier rows
+    other = plays.with_columns(
+        pl.when(pl.int_range(pl.len()) >= 317).then(value).otherwise(name).alias(name)
+        for name, value in (("played", 1 - pl.col("played")), ("hour", pl.lit(9999)), ("track", pl.lit("elsewhere")))
+    )
+    for name, rows in (("one", plays), ("two", other)):
+        data = Tables(
+            schema(features=kept),
+            open_table(rows, "interactions"),
+            open_table(frames["users"], "users"),
+            open_table(frames["items"], "items"),
+        )
+        fit(data, assign(data)).save(tmp_path / name)
+    files = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two")]
+    assert files[0] == files[1]

@@ -77,9 +77,10 @@ def test_quoted_line_breaks_are_part_of_a_value(tmp_path: Path) -> None:
         ("t.csv", b"", r"t.csv' is empty \(0 bytes\)"),
         ("t.csv", b"a,b\n", "has no rows"),
         ("t.csv", b"a,b,a\n1,2,3\n", "has the column 'a' twice"),
-        ("t.csv", b"a,b\n1,\xff\n", "cannot be read"),
+        ("t.csv", b"a,b\n1,2\n1,\xff\n1,2\n", r"cannot be read \(row 1 is no UTF-8 text\)"),
         ("t.csv", b"\xff\xfe,b\n1,2\n", "no UTF-8 text"),
-        ("t.csv", b"a,b\n1,2,3\n", "cannot be read"),
+        ("t.csv", b"a,b\n1,2,3\n", r"cannot be read \(row 0 has 3 fields, the header has 2\)"),
+        ("t.tsv", b'a\tb\n1\t2\n"1\t2\n3\t4\n', r"cannot be read \(row 1: unexpected end of data\)"),
         ("t.parquet", b"PAR1 not really", "cannot be read"),
         ("t.arrow", b"not really", "cannot be read"),
         ("t.csv.xz", b"not xz", "no complete xz file"),
@@ -113,7 +114,9 @@ def test_other_tables_are_refused(tmp_path: Path) -> None:
         (3, "'plays' is a int"),
         (FRAME.clear(), "'plays' has no rows"),
         (twice, "a column twice"),
-        (pd.DataFrame([[1, 2]], columns=["a", "a"]), "cannot be read|twice"),
+        (pd.DataFrame([[1, 2]], columns=["a", "a"]), "give every column one type and a name of its own"),
+        (pd.DataFrame({"a": pd.Series(["x", 1], dtype=object)}), "give every column one type"),
+        (tmp_path, "is a folder; name the files in it"),
     ]
     for table, message in tables:
         with pytest.raises(DataError, match=message):

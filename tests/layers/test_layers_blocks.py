@@ -63,6 +63,37 @@ def test_crosses_follow_each_other_from_the_same_start() -> None:
     assert_same_value_and_gradient(net, lambda x: slow_cross(*second, x, slow_cross(*first, x, x)), x0)
 
 
+def test_a_net_of_crosses_is_cross_after_cross() -> None:
+    net = make_lopsided(CrossNet(3, 3))
+    names, weights = zip(*((name, p.detach()) for name, p in net.named_parameters()), strict=True)
+
+    def one_by_one(*given: Tensor) -> Tensor:
+        *weights, x0 = given
+        x = x0
+        for w, b in zip(weights[::2], weights[1::2], strict=True):
+            x = x + x0 * (x @ w.T + b)
+        return x
+
+    assert_same_value_and_gradient(with_weights(net, *names), one_by_one, *weights, lopsided(4, 3))
+
+
+def test_the_backward_pass_of_crosses_passes_gradcheck() -> None:
+    net = make_lopsided(CrossNet(3, 2))
+    names, weights = zip(*((name, p.detach().requires_grad_()) for name, p in net.named_parameters()), strict=True)
+    assert torch.autograd.gradcheck(with_weights(net, *names), (*weights, lopsided(4, 3).requires_grad_()))
+
+
+def test_crosses_of_a_single_precision_block_are_lowered_by_autocast() -> None:
+    net = make_lopsided(CrossNet(3, 2)).float()
+    x0 = lopsided(4, 3).float().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = net(x0)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), net(x0), rtol=0.05, atol=0.05)
+    out.float().sum().backward()
+    assert {p.grad.dtype for p in (x0, *net.parameters())} == {torch.float32}
+
+
 def test_pairwise_is_the_sum_of_all_dot_products() -> None:
     def slow(e: Tensor) -> Tensor:
         pairs = [(i, j) for i in range(4) for j in range(i + 1, 4)]
@@ -179,9 +210,28 @@ def test_a_head_is_linear_over_the_concatenation() -> None:
     assert_same_value_and_gradient(fast, slow, w, b, lopsided(4, 2), lopsided(4, 3) - 1)
 
 
+def test_the_backward_pass_of_a_head_passes_gradcheck() -> None:
+    head = make_lopsided(Head([2, 3], 2))
+    inputs = (*(p.detach().requires_grad_() for p in head.parameters()), lopsided(4, 2), lopsided(4, 3) - 1)
+    assert torch.autograd.gradcheck(with_weights(head, "linear.weight", "linear.bias"), inputs)
+
+
 def test_a_head_keeps_full_precision_under_autocast() -> None:
     head, x = Head([16], 1), torch.randn(100, 16, dtype=torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
         logits = head(x)
     assert logits.dtype == torch.float32
     assert torch.equal(logits, head(x))
+
+
+def test_the_gradients_of_a_head_in_half_precision_are_near_those_in_full() -> None:
+    head = make_lopsided(Head([16], 1)).float()
+    x = lopsided(100, 16).bfloat16().requires_grad_()
+    full = x.detach().float().requires_grad_()
+    probe = lopsided(100, 1).float()
+    for got, want in zip(
+        torch.autograd.grad(head(x), [x, head.linear.weight], probe),
+        torch.autograd.grad(head(full), [full, head.linear.weight], probe),
+        strict=True,
+    ):
+        torch.testing.assert_close(got.float(), want, rtol=0.02, atol=0.02)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from weft.layers import Embedding, sum_duplicates
+from weft.layers import Embedding, rows_of, sum_duplicates
 from weft.testing import make_lopsided
 
 ROWS = {"user": 5, "item": 6, "age.bucket": 4}
@@ -203,3 +203,14 @@ def test_duplicates_are_summed(ids: list[int]) -> None:
     ids_U, grad_UE = sum_duplicates(torch.tensor(ids), grad)
     assert ids_U.tolist() == sorted(want)
     torch.testing.assert_close(grad_UE, torch.stack([want[i] for i in sorted(want)]), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("index", [torch.int32, torch.int64])
+def test_rows_are_fetched_bit_by_bit(dtype: torch.dtype, index: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(7, 5, generator=generator, dtype=dtype)
+    ids = torch.tensor([6, 0, 3, 3], dtype=index)
+    assert torch.equal(rows_of(weight, ids), weight[ids.long()])
+    assert torch.equal(rows_of(weight[:, 0].contiguous(), ids), weight[ids.long(), 0])
+    assert rows_of(weight, ids[:0]).shape == (0, 5)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from weft.losses import bpr, for_task, logistic, poisson, softmax, squared_error
+from weft.losses import Loss, bpr, for_task, logistic, poisson, softmax, squared_error
 
 LOGIT = torch.tensor([-1.5, 0.3, 2.0], dtype=torch.float64)
 LABEL = torch.tensor([0.0, 1.0, 1.0], dtype=torch.float64)
@@ -76,3 +76,12 @@ def test_gradients(loss: object) -> None:
         return loss(s, LABEL)
 
     assert torch.autograd.gradcheck(of, (LOGIT.clone().requires_grad_(),))
+
+
+@pytest.mark.parametrize("loss", [logistic, squared_error, poisson])
+def test_rows_that_weigh_nothing_have_no_loss(loss: Loss) -> None:
+    logit = LOGIT.clone().requires_grad_()
+    found = loss(logit, LABEL, torch.zeros(3))
+    found.backward()
+    assert found == 0
+    assert not logit.grad.any()

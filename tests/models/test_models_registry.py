@@ -112,7 +112,9 @@ def test_every_parameter_has_one_group() -> None:
     grouped = [id(p) for group in groups.values() for p in group]
     assert sorted(grouped) == sorted(id(p) for p in model.parameters())
     assert {id(p) for p in groups["wide"]} == {id(p) for p in model.wide.parameters()}
-    assert [id(p) for p in groups["embedding"]] == [id(model.slots.inputs.embedding.slices["user"].weight)]
+    inputs = model.slots.inputs
+    tables = [inputs.numeric.weight, inputs.embedding.slices["user"].weight]
+    assert [id(p) for p in groups["embedding"]] == [id(p) for p in tables], "the vectors of numeric columns are a table"
     assert id(model.head.bias) in {id(p) for p in groups["dense"]}
 
 

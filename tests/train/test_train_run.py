@@ -231,7 +231,7 @@ def begun(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was cut short after its first epoch."""
     out = tmp_path_factory.mktemp("begun") / "run"
     with pytest.raises(Killed):
-        train_until(STEPS + 2, store, "lr", out=out, sets=["train.batch_size=64"], seed=4)
+        train_until(STEPS + 2, store, "lr", out=out, sets=["train.batch_size=64"], seed=4, precision="fp32")
     return out
 
 
@@ -242,6 +242,8 @@ def begun(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"sets": ["train.batch_size=32"]}, ConfigError, "another `recipe`"),
         ({"sets": ["train.batch_size=64", "embedding_std=0.5"]}, ConfigError, "another `options`"),
         ({"seed": 5}, ConfigError, "another `seed`"),
+        ({"precision": "bf16"}, ConfigError, "another `precision`"),
+        ({"init": "elsewhere"}, ConfigError, "another `init`"),
         ({"resume": False}, ArtifactError, "holds a run already"),
     ],
 )
@@ -289,6 +291,7 @@ def test_a_folder_that_is_no_run_is_left_alone(store: Store, tmp_path: Path) -> 
         ({"sets": ["train.epochs=0"]}, ConfigError, r"train\.epochs"),
         ({"precision": "fp8"}, ConfigError, "precision"),
         ({"init": "nowhere"}, ArtifactError, "nowhere"),
+        ({"init": "nowhere", "model": "popularity"}, ConfigError, "starts from no other run"),
         ({"sets": [*WILD, "train.batch_size=64"]}, Diverged, "not finite"),
     ],
 )
@@ -296,7 +299,7 @@ def test_what_cannot_work_leaves_no_folder(
     store: Store, tmp_path: Path, arguments: dict[str, Any], error: type[WeftError], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        train(store, "lr", out=tmp_path / "run", **arguments)
+        train(store, **({"model": "lr", "out": tmp_path / "run"} | arguments))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -322,6 +325,15 @@ def test_a_loss_that_is_not_finite_never_becomes_the_best(
     monkeypatch.setattr(runs, "objective", original)
     run = train(store, "lr", out=out, resume=True)
     assert all(torch.isfinite(tensor).all() for tensor in weights(run).values())
+
+
+def test_weights_that_are_not_finite_are_never_kept(tmp_path: Path) -> None:
+    """Without validation rows nothing else reads the weights of the last step."""
+    store = prepare(schema(valid=0.0), tmp_path / "store", interactions=table())
+    sets = ["train.epochs=1", "train.optimizer=sgd", "train.learning_rate=1e300"]
+    with pytest.raises(Diverged, match=r"after epoch 0 the weights .* are not finite"):
+        train(store, "lr", out=tmp_path / "run", sets=sets)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("task", ["regression", "count", "multiclass"])

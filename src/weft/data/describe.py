@@ -90,7 +90,7 @@ class Description(Struct, frozen=True, kw_only=True):
         fields: Every field, in the order of batches.
         periods: The first label over time.
         time_unit: Of the periods' starts.
-        warnings: Sentences about leakage, drift and fields without content.
+        warnings: Sentences about labels of one value, leakage, drift and fields without content.
     """
 
     splits: tuple[SplitFacts, ...]
@@ -126,7 +126,7 @@ def describe(store: Store) -> Description:
         fields=fields,
         periods=_periods(rows),
         time_unit=store.schema.roles.time_unit,
-        warnings=(*_leaks(fields), *_drifts(fields), *_empty(fields)),
+        warnings=(*_one_sided(rows["train"], names), *_leaks(fields), *_drifts(fields), *_empty(fields)),
     )
 
 
@@ -313,6 +313,14 @@ def _drifts(fields: tuple[FieldFacts, ...]) -> Iterator[str]:
                 f"{field.name!r} drifts: its values in test differ from train (stability index {field.drift:.2f}, "
                 f"above {DRIFT}); expect other results than in validation"
             )
+
+
+def _one_sided(train: Rows, names: list[str]) -> Iterator[str]:
+    for place, name in enumerate(names):
+        assert train.label is not None
+        label = train.label[:, place]
+        if label.min() == label.max():
+            yield f"the label {name!r} is {label[0]:g} in all train rows: train with sampled `negatives`"
 
 
 def _empty(fields: tuple[FieldFacts, ...]) -> Iterator[str]:

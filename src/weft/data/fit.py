@@ -37,12 +37,15 @@ def fit(tables: Tables, split: Assignment) -> Transforms:
     """
     counts = {name: ValueCounts() for name in (*_vocabulary_columns(tables), *ROLES)}
     statistics = {f.name: DenseStatistics(f.transform) for f in tables.schema.features if isinstance(f, Dense)}
+    labels = {label.name: Moments() for label in tables.schema.roles.label}
     for frame in train_frames(tables, split):  # all columns: every value is checked once
         _count(counts, _counted(tables, frame))
         for name, dense in statistics.items():
             dense.add(_numbers(frame[name]))
+        labels = {name: seen.merge(Moments.of(_numbers(frame[name]))) for name, seen in labels.items()}
     _again(statistics, lambda name: (_numbers(frame[name]) for frame in train_frames(tables, split, [name])))
     _refuse_constant(tables, counts, statistics, int((split == TRAIN).sum()))
+    _refuse_constant_labels(tables, labels)
     transforms = Transforms(
         tables.schema,
         vocabularies=_vocabularies(tables, counts),
@@ -268,6 +271,18 @@ def _refuse_constant(
             raise DataError(
                 f"{tables.file_of(name)!r}, column {name!r}: it {what} in all {rows:,} train rows, from row 0 on, "
                 "so nothing can be learnt from it; remove the feature from the schema"
+            )
+
+
+def _refuse_constant_labels(tables: Tables, labels: Mapping[str, Moments]) -> None:
+    """Raise DataError for a label with one value in all train rows; a binary 1 passes, for sampled negatives."""
+    tasks = {label.name: label.task for label in tables.schema.roles.label}
+    for name, seen in labels.items():
+        value = seen.smallest
+        if seen.count > 1 and value == seen.largest and (tasks[name], value) != ("binary", 1.0):
+            raise DataError(
+                f"{tables.file_of(name)!r}, column {name!r}: the label is {value:g} in all {seen.count:,} train rows, "
+                "from row 0 on, so nothing can be learnt; mend the column or give other train rows"
             )
 
 

@@ -48,18 +48,19 @@ class _Text(NamedTuple):
 
     def fault(self) -> str | None:
         """The first record that is no row of the table, with its number; None if there is none."""
-        row = 0
-        try:
-            with self.path.open(encoding="utf-8-sig", newline="") as file:
-                records = csv.reader(file, delimiter=self.separator, strict=True)
+        row = 0  # how many were looked at
+        with self.path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            records = csv.reader(file, delimiter=self.separator, strict=True)
+            try:
                 columns = len(next(records, []))
-                for row, fields in enumerate(records):
+                for row, fields in enumerate(records, start=1):
                     if len(fields) > columns:
-                        return f"row {row} has {len(fields)} fields, the header has {columns}"
-        except csv.Error:
-            return f"a quote that is opened in row {row + 1} is never closed"
-        except UnicodeDecodeError:
-            return f"it is no UTF-8 text, at or after row {row}"
+                        return f"row {row - 1} has {len(fields)} fields, the header has {columns}"
+                    "".join(fields).encode()
+            except csv.Error as error:
+                return f"row {row}: {error}"
+            except UnicodeEncodeError:
+                return f"row {row - 1} is no UTF-8 text"
         return None
 
 
@@ -243,13 +244,22 @@ def _even(part: _Part, names: list[str], rows: int) -> Iterator[pl.DataFrame]:
 
 
 @contextmanager
-def reading(name: str, text: _Text | None = None, mend: str = "it may be cut short or damaged, write it again") -> Iterator[None]:
+def reading(
+    name: str, text: _Text | None = None, mend: str = "it may be cut short or damaged, write it again"
+) -> Iterator[None]:
     """Turn what goes wrong while a table is read into a DataError that names it, and the row of a text file."""
     try:
         yield
     except pl.exceptions.DuplicateError as error:
         raise DataError(f"{name!r} has a column twice ({_first_line(error)}); rename or drop one of them") from error
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError, TypeError, ImportError) as error:
+    except (
+        pl.exceptions.PolarsError,
+        pl.exceptions.PanicException,
+        OSError,
+        ValueError,
+        TypeError,
+        ImportError,
+    ) as error:
         if isinstance(error, WeftError):
             raise
         fault = text.fault() if text is not None else None

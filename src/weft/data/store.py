@@ -66,6 +66,11 @@ def prepare(
 ) -> "Store":
     """Turn tables into a store: assign splits, fit on the train rows, encode everything.
 
+    The interactions are streamed. What is held in memory: a chunk of at most 16 million cells; the distinct values of
+    each vocabulary; the tables of users and items, or the newest train row of each; and of every interaction some
+    numbers: its split (1 byte), with both a user and an item role what each user has had (under 80 bytes at the peak),
+    with a split by time or by last row its time and user, and the events of Counts and derived Sequences.
+
     Args:
         schema: A schema or the path of a schema file; the tables that it names are relative to the file.
         out: The folder to write.
@@ -241,13 +246,17 @@ class Store:
 
 
 class _Met(NamedTuple):
-    """Every interaction in the order of the table: ids of the catalogues, time, split, whether it is relevant."""
+    """Interactions in the order of the table: ids of the catalogues, time, split, whether it is relevant."""
 
     user: Ints
     item: Ints
     time: Ints
     split: Assignment
     relevant: NDArray[np.bool_]
+
+    def take(self, kept: NDArray[np.bool_]) -> "_Met":
+        """Some of them."""
+        return _Met(self.user[kept], self.item[kept], self.time[kept], self.split[kept], self.relevant[kept])
 
 
 class _Gathered:
@@ -266,7 +275,8 @@ class _Gathered:
 
     def add(self, frame: pl.DataFrame, rows: Rows, parts: Assignment) -> None:
         """Add a chunk: its clean columns, its encoded rows and their splits."""
-        self._met.append(_met(rows, parts, self._threshold))
+        met = _met(rows, parts, self._threshold)
+        self._met.append(met.take(met.item >= FIRST_ID))
         train = pl.Series(parts == TRAIN)
         for name in self.missing:
             self.missing[name] += int((frame[name].is_null() & train).sum())
@@ -274,8 +284,9 @@ class _Gathered:
             newest.add(frame.select(newest.columns).filter(train))
 
     def met(self) -> _Met:
-        """All interactions."""
-        return _Met(*(np.concatenate(columns) for columns in zip(*self._met, strict=True)))
+        """All interactions with an item of the catalogue; to be asked once, the chunks are let go."""
+        parts, self._met = self._met, []
+        return _Met(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
 def _write_rows(tables: Tables, assigned: Assignment, transforms: Transforms, folder: Path) -> _Gathered:

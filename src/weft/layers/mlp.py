@@ -5,7 +5,7 @@ Dimension key: B rows, D width in, H width out, T outputs.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, cast, final
+from typing import Any, Literal, final
 
 import torch
 import torch.nn.functional as F

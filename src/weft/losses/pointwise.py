@@ -1,4 +1,4 @@
-"""Losses of single rows. Each is a mean; with row weights it is Σ w l / Σ w.
+"""Losses of single rows. Each is a mean; with row weights it is Σ w l / Σ w, and zero where no row weighs anything.
 
 Dimension key: B rows, T labels, C classes. Logits are [B] or [B, T]; labels are [B, T], or [B] where T = 1.
 """
@@ -66,4 +66,5 @@ def _mean(loss: Tensor, weight_B: Tensor | None) -> Tensor:
     if weight_B is None:
         return loss.mean()
     per_row_B = loss if loss.ndim == 1 else loss.mean(1)
-    return (per_row_B * weight_B).sum() / weight_B.sum()
+    total = weight_B.sum()
+    return (per_row_B * weight_B).sum() / total.masked_fill(total == 0, 1)

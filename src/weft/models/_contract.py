@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from weft.batch import Batch
-from weft.layers import Embedding
+from weft.layers import Embedding, Numeric
 
 
 @runtime_checkable
@@ -72,14 +72,15 @@ def embeddings(model: nn.Module) -> list[Embedding]:
 
 
 def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """The parameters by group: `wide` under a module of that name, `embedding` in embedding layers, `dense` the rest.
+    """The parameters by group: `wide` under a module of that name, `embedding` in tables, `dense` the rest.
 
+    The vectors of numeric columns count as a table, of one row a column.
     Stacked weights with sparse updates are in their group as well; they do not require a gradient.
     """
     groups: dict[str, list[nn.Parameter]] = {"wide": [], "embedding": [], "dense": []}
     for path, module in model.named_modules():
         wide = "wide" in path.split(".")
-        group = "wide" if wide else "embedding" if isinstance(module, Embedding) else "dense"
+        group = "wide" if wide else "embedding" if isinstance(module, Embedding | Numeric) else "dense"
         groups[group] += module.parameters(recurse=False)
     return groups
 

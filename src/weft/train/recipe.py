@@ -35,11 +35,11 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         learning_rate: Of every group that has none of its own.
         wide_optimizer: Rule of the wide group; None is the dense group's rule.
         wide_learning_rate: Of the wide group.
-        embedding_optimizer: Rule of the embedding tables; None is the dense group's rule. On tables that are updated
-            by touched rows `adam` and `adamw` both mean lazy Adam.
-        embedding_learning_rate: Of the embedding tables.
-        l2: Adds l2 * E to the gradient of every whole embedding and first-order table E, every step, before clipping;
-            the gradient of l2 / 2 * |E|^2.
+        embedding_optimizer: Rule of the embedding tables and of the vectors of numeric columns; None is the dense
+            group's rule. On tables that are updated by touched rows `adam` and `adamw` both mean lazy Adam.
+        embedding_learning_rate: Of the same.
+        l2: Adds l2 * E to the gradient of every whole embedding and first-order table E, the vectors of numeric
+            columns included, every step, before clipping; the gradient of l2 / 2 * |E|^2.
         weight_decay: Of the dense group: decoupled with `adamw`, added to the gradient otherwise.
         ftrl_l1: L1 of the rule `ftrl`.
         ftrl_l2: L2 of the rule `ftrl`.

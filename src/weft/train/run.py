@@ -106,7 +106,7 @@ def train(
         store_id=opened.id,
         data=opened.schema.name or opened.path.name,
         preset=preset,
-        init=None if init is None else str(init),
+        init=None if init is None else str(Path(init).resolve()),
         seed=seed,
         precision=choose_precision(precision, place),
         device=place.type,
@@ -115,7 +115,15 @@ def train(
         recipe=msgspec.to_builtins(settings.recipe),
     )
     folder = Path(out)
-    chosen = _resumed(folder, wanted, explicit=bool(preset or config or sets)) if resume else wanted
+    given = {
+        "seed": seed,
+        "init": init,
+        "precision": precision != "auto",
+        "device": device != "auto",
+        "options": preset or config or sets,
+        "recipe": preset or config or sets,
+    }
+    chosen = _resumed(folder, wanted, [name for name, value in given.items() if value]) if resume else wanted
     if resume and (folder / artifacts.MANIFEST).is_file():
         _say(console, f"{folder} is finished, there is nothing to resume")
         return SavedRun.open(folder)
@@ -153,7 +161,10 @@ class _Run:
         check_labels(labels)
         if (recipe.negatives or recipe.keep_negatives < 1) and [label.task for label in labels] != ["binary"]:
             raise ConfigError("`train.negatives` and `train.keep_negatives` need one binary label; leave them out")
-        model = registry.create(config.model, store.fields, config.options, seed=config.seed).to(config.device)
+        model = registry.create(config.model, store.fields, config.options, seed=config.seed)
+        model = model.to(choose_device(config.device))
+        if config.init is not None and isinstance(model, Fitted):
+            raise ConfigError(f"model {config.model!r} starts from no other run: it counts the rows; leave out `init`")
         return _Run(
             folder=folder,
             store=store,
@@ -213,6 +224,8 @@ class _Run:
                 monitor=self.monitor,
                 progress=state.progress,
             ):
+                if isinstance(event, Epoch):
+                    _check_weights(self.model, event.number)
                 log.hear(event, self.optimizer.learning_rates())
                 display.hear(event)
                 state = replace(state, progress=event.progress, seconds=before + time.monotonic() - started)
@@ -293,6 +306,13 @@ class _Run:
         artifacts.write_atomic(self.folder / STATE, _json(state))
 
 
+def _check_weights(model: nn.Module, epoch: int) -> None:
+    """Diverged when a weight is not finite: rows that validation never reads would not show it."""
+    for name, weight in model.state_dict().items():
+        if weight.numel() and not torch.stack(weight.aminmax()).isfinite().all():
+            raise Diverged(f"after epoch {epoch} the weights {name!r} are not finite; lower train.learning_rate")
+
+
 class _OnDevice:
     """The batches of a loader, brought to the model's device."""
 
@@ -305,8 +325,8 @@ class _OnDevice:
             yield batch.to(self._device)
 
 
-def _resumed(folder: Path, wanted: RunConfig, *, explicit: bool) -> RunConfig:
-    """The settings of the run in a folder; those that were given now must not contradict them."""
+def _resumed(folder: Path, wanted: RunConfig, given: Sequence[str]) -> RunConfig:
+    """The settings of the run in a folder; those that were `given` now must not contradict them."""
     if not folder.is_dir():
         raise ArtifactError(f"there is no run {str(folder)!r} to resume; leave out `resume` to begin one")
     if not (folder / CONFIG).is_file():
@@ -319,7 +339,6 @@ def _resumed(folder: Path, wanted: RunConfig, *, explicit: bool) -> RunConfig:
                 f"{getattr(wanted, name)!r}; resume it with the same {what}, or train into another folder"
             )
     wanted = msgspec.toml.decode(wanted.toml(), type=RunConfig)
-    given = (["seed"] if wanted.seed else []) + (["options", "recipe"] if explicit else [])
     for name in given:
         if getattr(old, name) != getattr(wanted, name):
             raise ConfigError(
