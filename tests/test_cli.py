@@ -251,3 +251,10 @@ def test_the_demo(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for line in re.findall("next: weft (.*)", text):
         assert callable(cli._parse(shlex.split(line)))
     assert out(capsys, *shlex.split(re.findall("next: weft (recommend .*)", text)[0]))
+
+
+def test_set_may_stand_more_than_once(camps: Store, tmp_path: Path) -> None:
+    sets = ["--set", "train.epochs=1", "--set", "train.batch_size=32", "train.learning_rate=0.5"]
+    assert cli.run(["train", str(camps.path), "--model", "lr", *sets, "--out", str(tmp_path / "run")]) == 0
+    recipe = SavedRun.open(tmp_path / "run").config.recipe
+    assert (recipe["epochs"], recipe["batch_size"], recipe["learning_rate"]) == (1, 32, 0.5)

@@ -330,7 +330,7 @@ def _parse(arguments: list[str]) -> Callable[[], None]:
                 {name: _later(function) for name, function in commands.items()},
                 prog="weft data" if nested else "weft",
                 description="Public data sets." if nested else "Tables of interactions in, recommendations out.",
-                args=given,
+                args=_joined_sets(given),
                 config=(FlagCreatePairsOff,),
             )
     except SystemExit as end:
@@ -348,6 +348,23 @@ def _later(function: Callable[..., None]) -> Callable[..., Callable[[], None]]:
         return partial(function, *args, **kwargs)
 
     return parsed
+
+
+def _joined_sets(arguments: list[str]) -> list[str]:
+    """One `--set` with the values of all of them: the parser keeps the last one only.
+
+    >>> _joined_sets(["--set", "a=1", "b=2", "--out", "run", "--set", "c=3"])
+    ['--out', 'run', '--set', 'a=1', 'b=2', 'c=3']
+    """
+    rest: list[str] = []
+    values: list[str] = []
+    into = rest
+    for argument in arguments:
+        if argument.startswith("--"):
+            into = values if argument == "--set" else rest
+        if argument != "--set":
+            into.append(argument)
+    return [*rest, "--set", *values] if values else arguments
 
 
 def _sentence(box: str) -> str:

@@ -19,8 +19,14 @@ def describe_model(name: str) -> dict[str, Any]:
         **{key: value for key, value in facts.items() if key not in ("model", "config")},
         "options": msgspec.to_builtins(config(name, {})),
         "train": msgspec.to_builtins(Recipe()),
-        "presets": PRESETS,
+        "presets": {preset: _of_model(name, values) for preset, values in PRESETS.items()},
     }
+
+
+def _of_model(name: str, preset: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a preset that a model takes, those of training as `train.KEY`."""
+    options = {key: value for key, value in preset.items() if key in entry(name).config.__struct_fields__}
+    return options | {f"train.{key}": value for key, value in preset.get("train", {}).items()}
 
 
 def render_models(console: Console, *, as_json: bool) -> None:
@@ -28,12 +34,10 @@ def render_models(console: Console, *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(msgspec.json.encode([describe_model(name) for name in names()]).decode() + "\n")
         return
-    table = Table("model", "kinds", "phases", "paper", "when to choose it")
+    table = Table("model", "for", "paper", "when to choose it")
     for name in names():
         model = entry(name)
-        table.add_row(
-            name, ", ".join(model.kinds), ", ".join(model.phases), f"{model.paper} {model.year}", model.choose
-        )
+        table.add_row(name, ", ".join(model.phases), model.paper, model.choose)
     console.print(table)
 
 
