@@ -94,4 +94,5 @@ def test_bars_is_the_loop_of_the_benchmark(store: Store, tmp_path: Path) -> None
         assert [epoch["learning_rate"][group] for epoch in epochs] == pytest.approx(rates)
     assert len(set(rates)) >= 3, "the rate falls, training goes on, the rate falls to its floor"
     assert len(set(clipped)) == 2, "some gradients are clipped, some are not"
-    torch.testing.assert_close(run.load_model().state_dict(), kept, rtol=1e-3, atol=1e-4)
+    # Rounding in another order grows over 19 epochs to .001 at most; an L2 that is 5 % off makes .02.
+    torch.testing.assert_close(run.load_model().state_dict(), kept, rtol=0, atol=5e-3)
