@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,20 @@ def test_an_unknown_song_is_a_miss_and_a_repeated_one_is_left_out(camps: Store) 
     assert len(held.relevant(held.user.tolist().index(repeats))) == camp.LIKED_TEST + 1
     worst = ranked(camps, table_scorer(camps, lambda user, item: 0.0), k=(len(camps.items) - FIRST_ID,))
     assert worst["recall@24"].value == pytest.approx(1 - 3 / camp.USERS / 2)
+
+
+def test_two_unknown_songs_are_two_misses(camps: Store) -> None:
+    rows = camps.split("test")
+    assert rows.item is not None
+    assert rows.user is not None
+    assert rows.label is not None
+    user = int(rows.user[(rows.user >= FIRST_ID) & (rows.label[:, 0] == 1)][0])
+    mine = np.flatnonzero((rows.user == user) & (rows.label[:, 0] == 1))
+    items = np.array(rows.item)
+    items[mine] = 1
+    held = held_out(replace(rows, item=items), camp.PROTOCOL)
+    assert held.relevant(held.user.tolist().index(user)).tolist() == [1] * len(mine)
+    assert len(mine) >= 2
 
 
 def test_users_that_training_does_not_know_are_left_out_and_this_is_said(camps: Store) -> None:

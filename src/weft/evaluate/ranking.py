@@ -57,13 +57,18 @@ class Held(NamedTuple):
 
 
 def held_out(rows: Rows, protocol: Protocol) -> Held:
-    """The relevant items of each user of a split; users that the catalogue does not know are left out."""
+    """The relevant items of each user of a split; users that the catalogue does not know are left out.
+
+    Items that the catalogue does not know share an id: each of their rows stands for an item of its own.
+    """
     assert rows.user is not None
     assert rows.item is not None
     assert rows.label is not None
     user, first = first_rows(rows)
     relevant = (rows.label[:, 0] >= protocol.relevant) & (rows.user >= FIRST_ID)
-    pairs = np.unique(np.stack([rows.user[relevant], rows.item[relevant]], axis=1).astype(np.int64), axis=0)
+    unknown = np.where(rows.item < FIRST_ID, np.arange(len(rows)), 0)
+    columns = np.stack([rows.user, rows.item, unknown], axis=1).astype(np.int64)
+    pairs = np.unique(columns[relevant], axis=0)
     users, start = np.unique(pairs[:, 0], return_index=True)
     return Held(first[np.searchsorted(user, users)], users, np.append(start, len(pairs)), pairs[:, 1])
 
