@@ -56,8 +56,17 @@ def by_task(label: Label, y: Floats, logit: Floats, *, seed: int) -> dict[str, V
             return _multiclass(y, logit, seed)
 
 
+def sigmoid(logit: Floats) -> Floats:
+    """Probabilities of logits, in double precision; extreme ones do not overflow.
+
+    >>> sigmoid(np.array([0.0, -1000.0], np.float32)).tolist()
+    [0.5, 0.0]
+    """
+    return np.exp(-np.logaddexp(0, -logit.astype(np.float64)))
+
+
 def _binary(y: Floats, logit: Floats, seed: int) -> dict[str, Value]:
-    probability = np.exp(-np.logaddexp(0, -logit.astype(np.float64)))
+    probability = sigmoid(logit)
     said = (logit > 0).astype(np.float64)
     ratios = {
         "calibration": (probability, y),

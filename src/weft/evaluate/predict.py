@@ -18,6 +18,7 @@ from weft.data._tables import Tables
 from weft.data.read import Source, open_table
 from weft.errors import ArtifactError, ConfigError, UnknownColumn
 from weft.evaluate.evaluator import open_store
+from weft.evaluate.pointwise import sigmoid
 from weft.runs import SavedRun
 from weft.schema import Categorical, Dense, Feature, Label, MultiHot, RandomSplit, Roles, Schema, Sequence
 from weft.scoring import Scorer
@@ -160,5 +161,5 @@ def _as_columns(labels: tuple[Label, ...], logits: Floats) -> dict[str, Floats]:
 
 def _answer(label: Label, logit: Floats) -> Floats:
     if label.task == "binary":
-        return np.exp(-np.logaddexp(0, -logit))
+        return sigmoid(logit)
     return np.exp(logit) if label.task == "count" else logit

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from weft.batch import PADDING, Batch, Fields
 from weft.errors import ConfigError, Unsupported, near
-from weft.layers import Embedding, Numeric, linear, lowered, pool
+from weft.layers import MLP, Embedding, Numeric, linear, lowered, pool
 from weft.layers.embedding import Update
 from weft.layers.mlp import Activation
 from weft.layers.pooling import Pooling
@@ -174,6 +174,17 @@ class FirstOrder(nn.Module):
         """[B, T]."""
         parts = [block.sum(1) for block in self.inputs.blocks(batch)]
         return torch.stack(parts).sum(0)
+
+
+def deep_part(inputs: int, config: DeepConfig) -> MLP:
+    """The multi-layer perceptron that the options ask for, on inputs [B, D]."""
+    return MLP(
+        inputs,
+        config.hidden,
+        activation=config.activation,
+        batch_norm=config.batch_norm,
+        dropout=config.dropout,
+    )
 
 
 def squeezed(logit_BT: Tensor) -> Tensor:

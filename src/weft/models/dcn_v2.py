@@ -15,8 +15,8 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from weft.batch import Batch, Fields
-from weft.layers import MLP, CrossNet, Head
-from weft.models._inputs import DeepConfig, Inputs, squeezed
+from weft.layers import CrossNet, Head
+from weft.models._inputs import DeepConfig, Inputs, deep_part, squeezed
 from weft.models._registry import register
 
 
@@ -50,13 +50,7 @@ class DCNV2(nn.Module):
         super().__init__()
         self.inputs = Inputs(fields, config)
         self.cross = CrossNet(self.inputs.width, config.num_cross)
-        self.deep = MLP(
-            self.inputs.width,
-            config.hidden,
-            activation=config.activation,
-            batch_norm=config.batch_norm,
-            dropout=config.dropout,
-        )
+        self.deep = deep_part(self.inputs.width, config)
         self.parallel = config.structure == "parallel" and bool(config.hidden)
         self.head = Head([self.inputs.width, self.deep.width] if self.parallel else [self.deep.width], fields.outputs)
 

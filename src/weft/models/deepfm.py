@@ -12,8 +12,8 @@ from typing import final
 from torch import Tensor, nn
 
 from weft.batch import Batch, Fields
-from weft.layers import MLP, Head, pairwise
-from weft.models._inputs import DeepConfig, FirstOrder, Slots, one_output
+from weft.layers import Head, pairwise
+from weft.models._inputs import DeepConfig, FirstOrder, Slots, deep_part, one_output
 from weft.models._registry import register
 
 
@@ -40,13 +40,7 @@ class DeepFM(nn.Module):
         one_output(fields, "deepfm")
         self.wide = FirstOrder(fields, config)
         self.slots = Slots(fields, config)
-        self.deep = MLP(
-            self.slots.width,
-            config.hidden,
-            activation=config.activation,
-            batch_norm=config.batch_norm,
-            dropout=config.dropout,
-        )
+        self.deep = deep_part(self.slots.width, config)
         self.head = Head([self.deep.width], 1)
 
     def forward(self, batch: Batch) -> Tensor:

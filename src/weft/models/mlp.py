@@ -11,8 +11,8 @@ from typing import final
 from torch import Tensor, nn
 
 from weft.batch import Batch, Fields
-from weft.layers import MLP, Head
-from weft.models._inputs import DeepConfig, Inputs, squeezed
+from weft.layers import Head
+from weft.models._inputs import DeepConfig, Inputs, deep_part, squeezed
 from weft.models._registry import register
 
 
@@ -37,13 +37,7 @@ class DeepRanker(nn.Module):
     def __init__(self, fields: Fields, config: Config) -> None:
         super().__init__()
         self.inputs = Inputs(fields, config)
-        self.deep = MLP(
-            self.inputs.width,
-            config.hidden,
-            activation=config.activation,
-            batch_norm=config.batch_norm,
-            dropout=config.dropout,
-        )
+        self.deep = deep_part(self.inputs.width, config)
         self.head = Head([self.deep.width], fields.outputs)
 
     def represent(self, batch: Batch) -> Tensor:
