@@ -26,6 +26,7 @@ class Field(Struct, frozen=True, kw_only=True):
         kind: One id a row, a set, or a sequence (oldest first).
         table: Name of the field whose embedding table this field uses; its own name unless it shares.
         max_length: Of a sequence.
+        cross: The AND of other fields, written by hand in the schema.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Field(Struct, frozen=True, kw_only=True):
     kind: Literal["id", "set", "sequence"] = "id"
     table: str = ""
     max_length: int | None = None
+    cross: bool = False
 
     def __post_init__(self) -> None:
         if not self.table:

@@ -1,8 +1,11 @@
 """Models by name: one architecture one file; `create` builds one from `Fields` and its options."""
 
 from weft.models._contract import (
+    Explains,
+    FieldMap,
     Fitted,
     Ranker,
+    Represents,
     Retriever,
     Source,
     embeddings,
@@ -14,8 +17,11 @@ from weft.models._registry import Entry, config, create, entry, names, register
 
 __all__ = [
     "Entry",
+    "Explains",
+    "FieldMap",
     "Fitted",
     "Ranker",
+    "Represents",
     "Retriever",
     "Source",
     "config",

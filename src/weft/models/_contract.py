@@ -1,16 +1,16 @@
 """What a model is: contracts without a base class, and what the rooms above need to know of any model.
 
-Dimension key: B rows, T outputs, E width, U users, K candidates.
+Dimension key: B rows, T outputs, E width, H width of a representation, U users, K candidates, R and C sides of a map.
 """
 
 import math
 from collections.abc import Iterable
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from weft.batch import Batch
-from weft.layers import Embedding, Numeric
+from weft.layers import Embedding, Head, Numeric
 
 
 @runtime_checkable
@@ -19,6 +19,45 @@ class Ranker(Protocol):
 
     def forward(self, batch: Batch) -> Tensor:
         """Raw logits, [B] or [B, T]; never a sigmoid."""
+        ...
+
+
+@runtime_checkable
+class Represents(Protocol):
+    """A ranker whose logits are one linear map of what `represent` gives: others may put their own heads on it."""
+
+    head: Head
+
+    def represent(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The parts that the head reads, [B, H_i] of widths `head.widths`."""
+        ...
+
+
+class FieldMap(NamedTuple):
+    """A picture of what a model does with its fields.
+
+    Attributes:
+        title: What the numbers are.
+        rows: Names along R: fields, or layers.
+        columns: Names along C: fields.
+        value_BRC: One map a row of the batch [B, R, C], or one for all [1, R, C].
+        signed: Values go both ways around what is usual, so their strength over many rows is their deviation; else it
+            is their mean.
+    """
+
+    title: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    value_BRC: Tensor
+    signed: bool = False
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """A model that can show how its fields work together."""
+
+    def field_maps(self, batch: Batch) -> list[FieldMap]:
+        """Maps for these rows, without gradient."""
         ...
 
 

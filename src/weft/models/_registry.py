@@ -32,6 +32,7 @@ class Entry(NamedTuple):
         strengths: One sentence.
         weaknesses: One sentence.
         choose: When to choose it, one sentence.
+        presets: Recipes of its own by name, such as `paper`: options of the model, and under `train` of the recipe.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Entry(NamedTuple):
     strengths: str
     weaknesses: str
     choose: str
+    presets: Mapping[str, Mapping[str, Any]] = {}
 
 
 _ENTRIES: dict[str, Entry] = {}

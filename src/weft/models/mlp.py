@@ -40,11 +40,10 @@ class DeepRanker(nn.Module):
         self.deep = deep_part(self.inputs.width, config)
         self.head = Head([self.deep.width], fields.outputs)
 
-    def represent(self, batch: Batch) -> Tensor:
+    def represent(self, batch: Batch) -> tuple[Tensor, ...]:
         """What the head reads, [B, H]."""
-        hidden_BH: Tensor = self.deep(self.inputs(batch))
-        return hidden_BH
+        return (self.deep(self.inputs(batch)),)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [B] or [B, T]."""
-        return squeezed(self.head(self.represent(batch)))
+        return squeezed(self.head(*self.represent(batch)))

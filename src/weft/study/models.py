@@ -1,6 +1,7 @@
 """Tables over the registry of models, for `weft models`."""
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -16,14 +17,14 @@ def describe_model(name: str) -> dict[str, Any]:
     """All that is known of one model: its registry entry, its options with defaults, the recipe's, the presets."""
     facts = entry(name)._asdict()
     return {
-        **{key: value for key, value in facts.items() if key not in ("model", "config")},
+        **{key: value for key, value in facts.items() if key not in ("model", "config", "presets")},
         "options": msgspec.to_builtins(config(name, {})),
         "train": msgspec.to_builtins(Recipe()),
-        "presets": {preset: _of_model(name, values) for preset, values in PRESETS.items()},
+        "presets": {preset: _of_model(name, values) for preset, values in {**PRESETS, **entry(name).presets}.items()},
     }
 
 
-def _of_model(name: str, preset: dict[str, Any]) -> dict[str, Any]:
+def _of_model(name: str, preset: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a preset that a model takes, those of training as `train.KEY`."""
     options = {key: value for key, value in preset.items() if key in entry(name).config.__struct_fields__}
     return options | {f"train.{key}": value for key, value in preset.get("train", {}).items()}

@@ -1,11 +1,13 @@
 """The recipe: everything about training that is neither the model nor the data, and how settings lie over each other.
 
-Later layers win: the defaults, the built-in preset, the preset of the data's schema, the `--config` file, `--set`.
+Later layers win: the defaults, the built-in preset, the model's own preset, the preset of the data's schema, the
+`--config` file, `--set`.
 A layer is a dict: plain keys are the model's options, the sub-table `train` holds fields of the `Recipe`.
 """
 
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -191,9 +193,10 @@ def _preset_layers(
 ) -> Iterable[dict[str, Any]]:
     if preset is None:
         return []
-    layers = [table[preset] for table in (PRESETS, presets) if preset in table]
+    tables = (PRESETS, registry.entry(model).presets, presets)
+    layers = [table[preset] for table in tables if preset in table]
     if not layers:
-        raise ConfigError(f"no preset is named {preset!r}; {near(preset, {*PRESETS, *presets})}")
+        raise ConfigError(f"no preset of {model!r} is named {preset!r}; {near(preset, {*chain(*tables)})}")
     return [_for_model(model, preset, layer) for layer in layers]
 
 

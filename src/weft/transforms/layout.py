@@ -147,13 +147,14 @@ def _fields(schema: Schema, names: list[str], rows: Callable[[str], int]) -> tup
 
 def _field(schema: Schema, name: str, table: str, rows: Callable[[str], int]) -> Field:
     side = schema.side_of(name)
+    feature = None if bucketed(schema, name) is not None else schema.feature(name)
+    cross = isinstance(feature, Cross)
     if not is_set(schema, name):
-        return Field(name=name, side=side, rows=rows(table), table=table)
-    feature = schema.feature(name)
+        return Field(name=name, side=side, rows=rows(table), table=table, cross=cross)
     if isinstance(feature, Sequence):
         length = feature.max_length
         return Field(name=name, side=side, rows=rows(table), table=table, kind="sequence", max_length=length)
-    return Field(name=name, side=side, rows=rows(table), table=table, kind="set")
+    return Field(name=name, side=side, rows=rows(table), table=table, kind="set", cross=cross)
 
 
 def _dense_fields(schema: Schema) -> list[DenseField]:
