@@ -1,189 +1,170 @@
-"""Make the numbers of docs/results.md: real data, three to five seeds, the published figures beside ours.
+"""Make the numbers of docs/results.md: real data, some seeds each, the published figures beside ours.
 
-    WEFT_DATA=path/to/the/raw/files python recipes/results.py --work runs/results [--only frappe ml1m ml100k]
+    WEFT_DATA=path/to/the/raw/files python recipes/results.py [--only frappe ml1m-dcn_v2] [--page]
 
-Resumable: a finished run is not made again, an interrupted one goes on from its checkpoint. The last step writes the
-table of docs/results.md.
+Resumable: each finished run leaves one line in docs/results/runs.jsonl, from which the tables of the page are written;
+a run that has its line is not made again, an interrupted one goes on from its checkpoint. `recipes/experiments.py` says
+what is run.
 """
 
 import argparse
 import json
 import os
+import platform
 import statistics
 import time
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import torch
+from experiments import EXPERIMENTS, Experiment
 from rich.console import Console
 
 import weft
 from weft.data import catalog
+from weft.runs import SavedRun
 
 ROOT = Path(__file__).resolve().parent.parent
-MARKS = ("<!-- results: begin -->", "<!-- results: end -->")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """One model on one protocol of one data set, some seeds or folds."""
-
-    name: str
-    title: str
-    data: str
-    source: str
-    model: str
-    seeds: tuple[int, ...]
-    protocol: str | None = None
-    preset: str | None = None
-    sets: tuple[str, ...] = ()
-    metrics: tuple[str, ...] = ("auc", "logloss")
-    fold_is_seed: bool = False
-    published: str = ""
-
-
-FRAPPE: dict[str, Any] = {"data": "frappe", "source": "frappe", "preset": "bars"}
-ML1M: dict[str, Any] = {"data": "movielens-1m", "source": "ml-1m", "protocol": "ctr", "preset": "bars"}
-ML100K: dict[str, Any] = {
-    "data": "movielens-100k",
-    "source": "ml-100k",
-    "protocol": "rating",
-    "seeds": (1, 2, 3, 4, 5),
-    "metrics": ("rmse",),
-    "fold_is_seed": True,
-}
-
-SHORT = ("embedding_dim=64", "train.batch_size=1024", "train.epochs=60")
-
-EXPERIMENTS = (
-    Experiment(
-        name="ml1m-dcn_v2",
-        title="MovieLens-1M, clicks (rating 3 dropped, 8:1:1)",
-        model="dcn_v2",
-        seeds=(0, 1, 2),
-        published="DCN-V2 .8950/.3170 (its paper, another split of the same rows); record of any model .9092/.2958",
-        **ML1M,
-    ),
-    Experiment(
-        name="frappe-dcn_v2",
-        title="Frappe",
-        model="dcn_v2",
-        seeds=(0, 1, 2, 3, 4),
-        sets=("num_cross=4",),
-        published="DCN-V2 .98382 ± .00043/.15204 (mean of 5, official train); "
-        "FuxiCTR 2.3.10 on these files .98366/.1511 and .98437/.1529",
-        **FRAPPE,
-    ),
-    *(
-        Experiment(
-            name=f"ml100k-{model}", title="MovieLens-100K, ratings", model=model, published=published, **more, **ML100K
-        )
-        for model, published, more in (
-            ("mf", "a tuned mf: about .91 to .92", {"sets": (*SHORT, "train.l2=2e-4")}),
-            ("fm", "", {"sets": (*SHORT, "train.l2=5e-4", "embedding_std=0.05")}),
-            ("deepfm", "", {"preset": "bars", "sets": SHORT[1:2]}),
-            ("dcn_v2", "", {"preset": "bars", "sets": SHORT[1:2]}),
-        )
-    ),
-)
+PAGE = ROOT / "docs" / "results.md"
+RECORDS = ROOT / "docs" / "results" / "runs.jsonl"
+Record = dict[str, Any]
 
 
 def main() -> None:
     """Run what is missing, then write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "results")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "results", help="where stores and runs lie")
     parser.add_argument("--only", nargs="*", default=[], help="experiments whose names begin with one of these")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[], help="of their seeds only these")
+    parser.add_argument("--records", type=Path, default=RECORDS)
+    parser.add_argument("--page", action="store_true", help="only write the page")
+    parser.add_argument("--precision", default="auto")
     arguments = parser.parse_args()
-    for experiment in EXPERIMENTS:
+    for experiment in () if arguments.page else EXPERIMENTS:
         if not arguments.only or experiment.name.startswith(tuple(arguments.only)):
             for seed in experiment.seeds:
-                judge(experiment, seed, arguments.work)
-    write_page(arguments.work)
+                if not arguments.seeds or seed in arguments.seeds:
+                    judge(experiment, seed, arguments.work, arguments.records, arguments.precision)
+    write_page(read_records(arguments.records))
 
 
-def judge(experiment: Experiment, seed: int, work: Path) -> None:
-    """Train and evaluate one seed, unless its report is there."""
-    folder = work / experiment.name / f"{seed}"
-    report = folder / "report.json"
-    if report.is_file():
+def judge(experiment: Experiment, seed: int, work: Path, records: Path, precision: str) -> None:
+    """Train and evaluate one seed and add its record, unless it is there."""
+    if any(r["experiment"] == experiment.name and r["seed"] == seed for r in read_records(records)):
         return
+    run, seconds = trained(experiment, seed, work, precision)
+    report = json.loads(weft.evaluate(run.path).json())
+    epochs = sum('"kind":"epoch"' in line for line in (run.path / "metrics.jsonl").read_text().splitlines())
+    record = {
+        "experiment": experiment.name,
+        "seed": seed,
+        "model": experiment.model,
+        "protocol": report["protocol"],
+        "rows": report["rows"],
+        "metrics": report["metrics"],
+        "parameters": report["parameters"],
+        "best_epoch": run.report.epoch,
+        "epochs": epochs,
+        "seconds": round(seconds, 1),
+        "precision": run.config.precision,
+        "threads": torch.get_num_threads(),
+        "machine": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "date": f"{date.today()}",
+    }
+    with records.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+    shown = {metric: round(report["metrics"][metric]["value"], 5) for metric in experiment.metrics}
+    print(experiment.name, seed, shown, f"{epochs} epochs, {seconds:.0f} s", flush=True)
+
+
+def trained(experiment: Experiment, seed: int, work: Path, precision: str) -> tuple[SavedRun, float]:
+    """The run of one seed, and the seconds that its training took, all its sessions together."""
+    folder = work / experiment.name / f"{seed}"
     store = store_of(experiment, seed, work)
-    resume = (folder / "run" / "run.toml").is_file()
+    resume = (folder / "run.toml").is_file()
+    sets = [text.format(runs=work) for text in experiment.sets]
     start = time.perf_counter()
     run = weft.train(
         store,
         experiment.model,
-        out=folder / "run",
+        out=folder,
         preset=None if resume else experiment.preset,
-        sets=() if resume else experiment.sets,
+        sets=() if resume else sets,
         seed=seed,
+        precision="auto" if resume else precision,
         resume=resume,
         console=Console(),
     )
-    seconds = time.perf_counter() - start
-    found = json.loads(weft.evaluate(run.path).json())
-    epochs = sum('"kind":"epoch"' in line for line in (run.path / "metrics.jsonl").read_text().splitlines())
-    found |= {"train_seconds": seconds, "epochs": epochs, "precision": run.config.precision, "date": f"{date.today()}"}
-    report.write_text(json.dumps(found, indent=1))
-    print(
-        experiment.name,
-        seed,
-        {m: found["metrics"][m]["value"] for m in experiment.metrics},
-        f"{seconds:.0f} s",
-        flush=True,
-    )
+    return run, max(run.report.seconds, time.perf_counter() - start)
 
 
 def store_of(experiment: Experiment, seed: int, work: Path) -> Path:
     """The prepared store of an experiment; made when it is missing."""
-    fold = f"-{seed}" if experiment.fold_is_seed else ""
-    store = work / "stores" / f"{experiment.data}-{experiment.protocol or 'default'}{fold}"
+    options = {**dict(experiment.options), **({"fold": seed} if experiment.fold_is_seed else {})}
+    parts = [experiment.data, experiment.protocol or "default", *(f"{key}={value}" for key, value in options.items())]
+    store = work / "stores" / "-".join(parts)
     if not store.is_dir():
         tables = store.with_name(f"{store.name}-tables")
         if not tables.is_dir():
-            catalog.get(
-                experiment.data,
-                tables,
-                protocol=experiment.protocol,
-                source=Path(os.environ["WEFT_DATA"]) / experiment.source,
-                options={"fold": seed} if experiment.fold_is_seed else {},
-            )
+            source = Path(os.environ["WEFT_DATA"]) / experiment.source
+            catalog.get(experiment.data, tables, protocol=experiment.protocol, source=source, options=options)
         weft.prepare(tables / "schema.toml", store)
     return store
 
 
-def write_page(work: Path) -> None:
-    """Fill the table between the marks in docs/results.md from the reports that are there."""
-    lines = [
-        "| data | model | seeds | metric | mean ± deviation | each | published or peer | train s a run |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for experiment in EXPERIMENTS:
-        paths = [work / experiment.name / f"{seed}" / "report.json" for seed in experiment.seeds]
-        reports = [json.loads(path.read_text()) for path in paths if path.is_file()]
-        if reports:
-            lines += rows_of(experiment, reports)
-    page = ROOT / "docs" / "results.md"
-    text = page.read_text()
-    before, rest = text.split(MARKS[0])
-    page.write_text(before + MARKS[0] + "\n" + "\n".join(lines) + "\n" + MARKS[1] + rest.split(MARKS[1])[1])
+def read_records(path: Path) -> list[Record]:
+    """All records, oldest first."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-def rows_of(experiment: Experiment, reports: list[dict[str, Any]]) -> list[str]:
-    """The table rows of one experiment, one a metric."""
-    kind = "folds" if experiment.fold_is_seed else "seeds"
-    seconds = statistics.median(report["train_seconds"] for report in reports)
+def write_page(records: list[Record]) -> None:
+    """Fill the tables of docs/results.md from the records that are there."""
+    text = PAGE.read_text()
+    for table in dict.fromkeys(experiment.table for experiment in EXPERIMENTS):
+        begin, end = f"<!-- {table}: begin -->", f"<!-- {table}: end -->"
+        if begin in text:
+            before, rest = text.split(begin)
+            mine = [experiment for experiment in EXPERIMENTS if experiment.table == table]
+            text = before + begin + "\n" + "\n".join(table_of(mine, records)) + "\n" + end + rest.split(end)[1]
+    PAGE.write_text(text)
+
+
+def table_of(experiments: list[Experiment], records: list[Record]) -> list[str]:
+    """The lines of one table, best first."""
+    metrics = experiments[0].metrics
+    unit = "folds" if experiments[0].fold_is_seed else "seeds"
+    head = ["model", "setting", unit, *metrics, "parameters", "epochs", "train s", "published"]
     rows = []
-    for metric in experiment.metrics:
-        values = [report["metrics"][metric]["value"] for report in reports]
-        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-        each = ", ".join(f"{value:.4f}" for value in values)
-        rows.append(
-            f"| {experiment.title} | {experiment.model} | {len(values)} {kind} | {metric} | "
-            f"{statistics.mean(values):.4f} ± {deviation:.4f} | {each} | {experiment.published} | {seconds:.0f} |"
-        )
-    return rows
+    for experiment in experiments:
+        mine = [r for r in records if r["experiment"] == experiment.name and r["seed"] in experiment.seeds]
+        if mine:
+            values = [[r["metrics"][metric]["value"] for r in mine] for metric in metrics]
+            row = [
+                experiment.model,
+                experiment.setting,
+                str(len(mine)),
+                *(spread(found) for found in values),
+                f"{mine[0]['parameters']:,}",
+                f"{statistics.median(r['epochs'] for r in mine):.0f}",
+                f"{statistics.median(r['seconds'] for r in mine):.0f}",
+                experiment.published,
+            ]
+            rows.append((statistics.mean(values[0]), row))
+    lower = metrics[0] in ("rmse", "logloss", "ne")
+    rows.sort(key=lambda row: row[0], reverse=not lower)
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *(row for _, row in rows))]
+
+
+def spread(values: list[float]) -> str:
+    """Mean and deviation.
+
+    >>> spread([0.5, 0.7]), spread([0.5])
+    ('0.6000 ± 0.1414', '0.5000')
+    """
+    deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.4f}{deviation}"
 
 
 if __name__ == "__main__":

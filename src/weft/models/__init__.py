@@ -13,7 +13,8 @@ from weft.models._contract import (
     score,
     set_output_bias,
 )
-from weft.models._registry import Entry, config, create, entry, names, register
+from weft.models._registry import Entry, config, create, entry, names, option_names, register, register_wrapper
+from weft.models._search import search_space
 
 __all__ = [
     "Entry",
@@ -29,8 +30,11 @@ __all__ = [
     "embeddings",
     "entry",
     "names",
+    "option_names",
     "parameter_groups",
     "register",
+    "register_wrapper",
     "score",
+    "search_space",
     "set_output_bias",
 ]

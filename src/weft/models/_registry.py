@@ -49,7 +49,21 @@ class Entry(NamedTuple):
     presets: Mapping[str, Mapping[str, Any]] = {}
 
 
+class Wrapper(NamedTuple):
+    """A network around any model, asked for by a table of its name among the options, such as `position.kind=pal`.
+
+    Attributes:
+        config: The options in that table, a frozen Struct.
+        wrap: `(model, fields, config)` to the wrapped model.
+    """
+
+    config: type[Struct]
+    wrap: Callable[[nn.Module, Fields, Any], nn.Module]
+
+
 _ENTRIES: dict[str, Entry] = {}
+_WRAPPERS: dict[str, Wrapper] = {}
+INSIDE_OUT = ("tasks", "position")  # wrappers in the order in which they go around a model
 
 
 def register(name: str, **facts: Any) -> Callable[[M], M]:
@@ -67,6 +81,22 @@ def register(name: str, **facts: Any) -> Callable[[M], M]:
     return add
 
 
+def register_wrapper(name: str) -> Callable[[M], M]:
+    """Class decorator: add a wrapper, made from `(model, fields, config)`, with its inner `Config`."""
+    assert name in INSIDE_OUT, name
+
+    def add(model: M) -> M:
+        _WRAPPERS[name] = Wrapper(vars(model)["Config"], model)
+        return model
+
+    return add
+
+
+def option_names(name: str) -> tuple[str, ...]:
+    """The options that a model takes: its own, and the tables of the wrappers."""
+    return (*entry(name).config.__struct_fields__, *_WRAPPERS)
+
+
 def names(kind: str | None = None) -> tuple[str, ...]:
     """The registered names in alphabetical order, of one kind or all."""
     _load_all()
@@ -82,21 +112,24 @@ def entry(name: str) -> Entry:
 
 
 def config(name: str, options: Mapping[str, Any] | None = None) -> Struct:
-    """The options of a model, checked: ConfigError names the path of what is unknown or out of range."""
-    cls = entry(name).config
+    """A model's own options, checked: ConfigError names the path of what is unknown or out of range."""
     for key in options or {}:
-        if key not in cls.__struct_fields__:
-            raise ConfigError(f"model {name!r} has no option {key!r}; {near(key, cls.__struct_fields__)}")
-    try:
-        return msgspec.convert(dict(options or {}), cls)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"options of model {name!r}: {error}") from error
+        if key not in option_names(name):
+            raise ConfigError(f"model {name!r} has no option {key!r}; {near(key, option_names(name))}")
+    own = {key: value for key, value in (options or {}).items() if key not in _WRAPPERS}
+    return _checked(own, entry(name).config, f"options of model {name!r}")
+
+
+def complete(name: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """All options of a model, checked, with their defaults; a wrapper's table only where it is given."""
+    own: dict[str, Any] = msgspec.to_builtins(config(name, options))
+    return own | {table: msgspec.to_builtins(wanted) for table, wanted in _around(options or {}).items()}
 
 
 def create(
     name: str, fields: Fields, options: Mapping[str, Any] | Struct | None = None, *, seed: int | None = None
 ) -> nn.Module:
-    """Build a model.
+    """Build a model, and what its options ask for around it.
 
     Args:
         name: A registered name.
@@ -108,13 +141,37 @@ def create(
         ConfigError: If the name or an option does not exist, or a value is out of range.
         Unsupported: If the architecture cannot work on these fields.
     """
-    cls = entry(name).model
-    settings = options if isinstance(options, Struct) else config(name, options)
-    if seed is None:
-        return cls(fields, settings)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return cls(fields, settings)
+    if seed is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return create(name, fields, options)
+    if isinstance(options, Struct):
+        return entry(name).model(fields, options)
+    model = entry(name).model(fields, config(name, options))
+    for table, wanted in _around(options or {}).items():
+        model = _WRAPPERS[table].wrap(model, fields, wanted)
+    return model
+
+
+def _around(options: Mapping[str, Any]) -> dict[str, Struct]:
+    """The options of the wrappers that are asked for, inside out."""
+    return {
+        table: _checked(options[table], _WRAPPERS[table].config, f"options of `{table}`")
+        for table in INSIDE_OUT
+        if table in options and table in _WRAPPERS
+    }
+
+
+def _checked(values: Any, cls: type[Struct], what: str) -> Struct:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{what} must be a table, got {values!r}; write TABLE.KEY=value")
+    for key in values:
+        if key not in cls.__struct_fields__:
+            raise ConfigError(f"{what}: there is no {key!r}; {near(key, cls.__struct_fields__)}")
+    try:
+        return msgspec.convert(dict(values), cls)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{what}: {error}") from error
 
 
 @cache

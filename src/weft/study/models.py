@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from weft.models import config, entry, names
+from weft.models import config, entry, names, option_names
 from weft.train.recipe import PRESETS, Recipe
 
 
@@ -26,7 +26,7 @@ def describe_model(name: str) -> dict[str, Any]:
 
 def _of_model(name: str, preset: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a preset that a model takes, those of training as `train.KEY`."""
-    options = {key: value for key, value in preset.items() if key in entry(name).config.__struct_fields__}
+    options = {key: value for key, value in preset.items() if key in option_names(name)}
     return options | {f"train.{key}": value for key, value in preset.get("train", {}).items()}
 
 

@@ -137,7 +137,7 @@ def resolve(
     for layer in (*_preset_layers(model, presets or {}, preset), *strict):
         merged = _over(merged, layer)
     recipe = recipe_from(merged.pop("train", {}))
-    return Settings(msgspec.to_builtins(registry.config(model, merged)), recipe)
+    return Settings(registry.complete(model, merged), recipe)
 
 
 def recipe_from(values: Mapping[str, Any]) -> Recipe:
@@ -202,18 +202,14 @@ def _preset_layers(
 
 def _for_model(model: str, preset: str, layer: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of a preset that this model has."""
-    mine = {*_options(model), "train"}
+    mine = {*registry.option_names(model), "train"}
     unknown = [key for key in layer if key not in mine]
     if unknown:
-        anyone = {key for name in registry.names() for key in _options(name)}
+        anyone = {key for name in registry.names() for key in registry.option_names(name)}
         for key in unknown:
             if key not in anyone:
                 raise ConfigError(f"preset {preset!r}: no model has an option {key!r}; {near(key, {*anyone, 'train'})}")
     return {key: value for key, value in layer.items() if key in mine}
-
-
-def _options(model: str) -> tuple[str, ...]:
-    return registry.entry(model).config.__struct_fields__
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
