@@ -1,7 +1,6 @@
 import hashlib
 import io
 import lzma
-import os
 import tarfile
 import threading
 import zipfile
@@ -13,45 +12,13 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from catalog_for_tests import check, read, real, real_data
 
-from weft import artifacts, schema
 from weft.data import catalog
 from weft.data.catalog import criteo, frappe, movielens_100k
 from weft.data.catalog._files import Files, unpack
 from weft.errors import ArtifactError, ConfigError, DataError
-from weft.schema import ColumnSplit, RandomSplit, Schema, TimeSplit
-
-DATA = os.environ.get("WEFT_DATA")
-real_data = pytest.mark.skipif(not DATA, reason="set WEFT_DATA to the folder with the public data")
-
-
-def real(name: str) -> Path:
-    assert DATA is not None
-    return Path(DATA) / name
-
-
-def read(folder: Path, name: str = "interactions") -> pl.DataFrame:
-    return pl.read_parquet(folder / f"{name}.parquet")
-
-
-def read_schema(folder: Path) -> Schema:
-    return schema.load(folder / "schema.toml")
-
-
-def check(folder: Path) -> Schema:
-    """The folder is whole, and every column that the schema names is in a table of it."""
-    artifacts.verify(folder, "dataset")
-    found = read_schema(folder)
-    columns = {name for path in folder.glob("*.parquet") for name in pl.read_parquet_schema(path)}
-    derived = {f.name for f in found.features if getattr(f, "of", None) or getattr(f, "by", None)}
-    roles = found.roles
-    named = {f.name for f in found.features} - derived | {label.name for label in roles.label}
-    named |= {getattr(roles, role) for role in ("user", "item", "time", "position", "propensity", "group", "title")}
-    if isinstance(found.split, ColumnSplit):
-        named.add(found.split.column)
-    assert named - {None} <= columns
-    return found
-
+from weft.schema import RandomSplit, TimeSplit
 
 # ---- small copies of the publishers' files ----
 
@@ -105,7 +72,7 @@ def criteo_line(label: int, number: str, separator: str) -> str:
 
 
 def test_entries_say_what_they_are() -> None:
-    assert catalog.names() == ["criteo", "frappe", "movielens-100k", "movielens-1m", "music"]
+    assert catalog.names() == ["criteo", "frappe", "movielens-100k", "movielens-1m", "music", "open-bandit"]
     for name in catalog.names():
         entry = catalog.entry(name)
         assert entry.name == name

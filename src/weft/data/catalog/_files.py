@@ -35,6 +35,7 @@ class Download(NamedTuple):
         git_blob: The SHA-1 by which git knows the file's content.
         members: Of an archive: the files to take out of it.
         protocols: The protocols that need it; empty means all.
+        folder: Where it is kept below the data set's folder, so that files of one name do not meet.
     """
 
     url: str
@@ -43,6 +44,7 @@ class Download(NamedTuple):
     git_blob: str | None = None
     members: tuple[str, ...] = ()
     protocols: tuple[str, ...] = ()
+    folder: str = ""
 
     @property
     def name(self) -> str:
@@ -167,7 +169,7 @@ def fetched(dataset: Dataset, protocol: str, *, progress: bool = True) -> Files:
 def _download(file: Download, folder: Path, progress: bool) -> Path:
     return download(
         file.url,
-        folder / file.name,
+        folder / file.folder / file.name,
         sha256=file.sha256,
         md5=file.md5,
         git_blob=file.git_blob,
