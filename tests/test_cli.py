@@ -71,7 +71,7 @@ def test_train_has_no_model_flags(capsys: Capture) -> None:
 
 
 def test_results_can_be_had_as_json(capsys: Capture) -> None:
-    for verb in ("describe", "models", "train", "evaluate", "recommend"):
+    for verb in ("describe", "models", "train", "evaluate", "recommend", "dimensions"):
         assert "json" in options_of(capsys, verb)
     assert "json" in options_of(capsys, "data", "list")
 
@@ -102,6 +102,8 @@ def test_results_can_be_had_as_json(capsys: Capture) -> None:
         ("recommend LR --user 1 -k 0", "`k` must be 1 or more"),
         ("recommend LR --users nothing.txt", "cannot read the users file"),
         ("recommend STORE --user 1", "a run"),
+        ("dimensions LR --out RUN.toml", "model 'lr' has no option `widths`"),
+        ("dimensions LR --out RUN.toml --keep 2", "at most 1, got 2"),
         ("prepare nothing.toml --out RUN", "nothing.toml"),
         ("prepare SCHEMA --out STORE", "exists already"),
         ("describe LR", "a store"),

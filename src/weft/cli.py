@@ -268,6 +268,28 @@ def recommend(
             render(answer, _console())
 
 
+def dimensions(run: RunPath, /, *, out: str, keep: float = 0.95, json: bool = False) -> None:
+    """The width that each table of a trained run needs (FDO), as a file for `weft train --config`.
+
+    Example: weft dimensions runs/gdcn --keep 0.95 --out dims.toml
+
+    Args:
+        run: A run of a model with the option `widths`.
+        out: The TOML file to write.
+        keep: The share of each table's variance to keep.
+        json: Print one JSON object.
+    """
+    from weft.train.dimensions import dimensions as find_dimensions
+
+    found = find_dimensions(run, keep=keep)
+    found.save(out)
+    if json:
+        _print_json(found)
+        return
+    found.render(_console())
+    _say(f"wrote {out}; next: weft train STORE --model {found.model} --config {out} --out RUN")
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "prepare": prepare,
@@ -277,6 +299,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "predict": predict,
     "recommend": recommend,
+    "dimensions": dimensions,
 }
 DATA_COMMANDS: dict[str, Callable[..., None]] = {"list": data_list, "get": data_get}
 
