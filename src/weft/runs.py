@@ -67,7 +67,7 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def toml(self) -> bytes:
         """As a TOML file; what is None is left out, since it is the default wherever it is allowed."""
-        return msgspec.toml.encode(_without_none(msgspec.to_builtins(self)))
+        return msgspec.toml.encode(without_none(msgspec.to_builtins(self)))
 
 
 class RunReport(Struct, frozen=True, kw_only=True):
@@ -165,7 +165,12 @@ def read_config(folder: Path) -> RunConfig:
         raise ArtifactError(f"{str(path)!r} cannot be read ({error}); train again") from error
 
 
-def _without_none(value: Any) -> Any:
+def without_none(value: Any) -> Any:
+    """Plain values without the keys that are None, which TOML cannot write.
+
+    >>> without_none({"a": None, "b": {"c": None, "d": 1}})
+    {'b': {'d': 1}}
+    """
     if isinstance(value, dict):
-        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+        return {key: without_none(inner) for key, inner in value.items() if inner is not None}
     return value
