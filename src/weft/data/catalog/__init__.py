@@ -12,22 +12,21 @@ import msgspec
 import polars as pl
 
 from weft import artifacts, schema
-from weft.data.catalog import criteo, frappe, movielens_1m, movielens_100k, music, open_bandit
+from weft.data.catalog import adult, avazu, criteo, frappe, movielens_1m, movielens_100k, music, open_bandit
 from weft.data.catalog._files import Dataset, Download, Tables, fetched, local, write_frames
 from weft.errors import ConfigError, DataError, near
 
 __all__ = ["Dataset", "Download", "entry", "get", "names", "parse_options"]
 
-_DATASETS: dict[str, Dataset] = {
-    module.DATASET.name: module.DATASET for module in (movielens_100k, movielens_1m, frappe, criteo, open_bandit, music)
-}
+_MODULES = (movielens_100k, movielens_1m, frappe, criteo, avazu, adult, open_bandit, music)
+_DATASETS: dict[str, Dataset] = {module.DATASET.name: module.DATASET for module in _MODULES}
 
 
 def names() -> list[str]:
     """The names of all data sets.
 
     >>> names()
-    ['criteo', 'frappe', 'movielens-100k', 'movielens-1m', 'music', 'open-bandit']
+    ['adult', 'avazu', 'criteo', 'frappe', 'movielens-100k', 'movielens-1m', 'music', 'open-bandit']
     """
     return sorted(_DATASETS)
 

@@ -80,9 +80,16 @@ class Files:
         raise DataError(f"no file {' or '.join(names)} (plain or .xz) in {looked}; pass their folder with --from")
 
     def table(
-        self, name: str, columns: Columns, *, separator: str = "\t", header: bool = False, encoding: str = "utf-8"
+        self,
+        name: str,
+        columns: Columns,
+        *,
+        separator: str = "\t",
+        header: bool = False,
+        encoding: str = "utf-8",
+        remark: str | None = None,
     ) -> pl.DataFrame:
-        """Read a text table without quotes, in the order of the file.
+        """Read a text table without quotes, in the order of the file; lines that begin with `remark` are left out.
 
         Raises:
             DataError: the file is missing, damaged, or does not have these columns.
@@ -96,6 +103,7 @@ class Files:
                 has_header=header,
                 schema=columns,
                 quote_char=None,
+                comment_prefix=remark,
             )
         except (UnicodeDecodeError, pl.exceptions.PolarsError) as error:
             raise DataError(

@@ -80,6 +80,7 @@ def _first_line(path: Path) -> bytes:
 
 
 def _schema(options: CriteoOptions, whole: bool) -> Schema:
+    batch = 10_000 if whole else 512
     return Schema(
         name="criteo",
         tables=TableNames(interactions="interactions.parquet"),
@@ -90,7 +91,7 @@ def _schema(options: CriteoOptions, whole: bool) -> Schema:
         roles=Roles(label=(Label(name="label"),)),
         split=RandomSplit(valid=0.1, test=0.1, seed=options.seed),
         protocol=Protocol(name=f"criteo {'' if whole else 'samples, '}random 8:1:1, seed {options.seed}"),
-        presets={"bars": {"embedding_dim": 16, "dropout": 0.2, "train": {"l2": 1e-5, "batch_size": 10_000}}},
+        presets={"bars": {"embedding_dim": 16, "dropout": 0.2, "train": {"l2": 1e-5, "batch_size": batch}}},
     )
 
 
