@@ -69,6 +69,77 @@ def test_draws_are_even_and_depend_on_the_step(store: Store) -> None:
     assert first.tolist() != other.tolist()
 
 
+def drawn_slowly(store: Store, users: list[int], generator: np.random.Generator) -> list[int]:
+    """All rows are drawn at once, then those that met one of the user's own again, in order, until none is left."""
+    items = generator.integers(2, len(store.items), len(users))
+    own = [own_items(store, user) for user in users]
+    while again := [row for row, item in enumerate(items) if int(item) in own[row]]:
+        items[again] = generator.integers(2, len(store.items), len(again))
+    return items.tolist()
+
+
+def test_the_draw_is_the_one_written_out_slowly(store: Store) -> None:
+    users = np.random.default_rng(1).integers(2, 12, 500)
+    found = NegativeSampler(store, 1).draw(users, np.random.default_rng([3, 1, 4]))
+    assert found.tolist() == drawn_slowly(store, users.tolist(), np.random.default_rng([3, 1, 4]))
+
+
+def test_rows_without_features_get_the_same_negatives(store: Store) -> None:
+    rows = store.split("train").take(np.arange(30))
+    sampler = NegativeSampler(store, 4)
+    full, bare = (sampler(some, epoch=2, step=5) for some in (rows, rows.bare()))
+    assert bare.is_bare
+    assert not full.is_bare
+    for name, column in full.columns().items():
+        if name not in ("ids", "dense", "keys"):
+            assert np.array_equal(bare.columns()[name], column), name
+            assert bare.columns()[name].dtype == column.dtype, name
+    assert bare.columns().keys() == full.columns().keys()
+    assert len(bare.batch()) == 150
+
+
+def test_rows_without_features_are_not_joined(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("features were joined")
+
+    monkeypatch.setattr(type(store.transforms), "join", refuse)
+    rows = store.split("train").take(np.arange(10))
+    assert len(NegativeSampler(store, 2)(rows.bare(), epoch=0, step=0)) == 30
+    with pytest.raises(AssertionError, match="features were joined"):
+        NegativeSampler(store, 2)(rows, epoch=0, step=0)
+
+
+def test_trap_18_never_a_train_positive_and_perhaps_the_test_item(store: Store) -> None:
+    rows = store.split("train").bare()
+    sampler = NegativeSampler(store, 4)
+    drawn: set[tuple[int, int]] = set()
+    for epoch in range(40):
+        made = sampler(rows, epoch=epoch, step=0).take(slice(len(rows), None))
+        assert made.user is not None
+        assert made.item is not None
+        drawn |= set(zip(made.user.tolist(), made.item.tolist(), strict=True))
+    pairs = {
+        split: set(zip(part.user.tolist(), part.item.tolist(), strict=True))
+        for split in ("train", "test")
+        if (part := store.split(split)).user is not None and part.item is not None
+    }
+    assert drawn.isdisjoint(pairs["train"])
+    held_out = {(user, item) for user, item in pairs["test"] - pairs["train"] if user >= 2 and item >= 2}
+    known = {user for user, _ in pairs["train"]}
+    wanted = {(user, item) for user, item in held_out if user in known}
+    assert wanted
+    assert wanted <= drawn, "what the test holds is not known to training, so it is drawn like any other item"
+
+
+def test_every_epoch_draws_anew(store: Store) -> None:
+    rows = store.split("train").take(np.arange(50)).bare()
+    sampler = NegativeSampler(store, 4)
+    first, second = (sampler(rows, epoch=epoch, step=0).item for epoch in (0, 1))
+    assert first is not None
+    assert second is not None
+    assert first.tolist() != second.tolist()
+
+
 def test_a_user_with_nearly_all_items(tmp_path: Path) -> None:
     plain = Schema(
         features=(Categorical(name="u", side="user"), Categorical(name="i", side="item")),

@@ -22,6 +22,10 @@ class NegativeSampler:
 
     A new draw every step: it depends on (seed, epoch, step) only. Row b of a batch is followed, after all B rows, by
     its negatives B + b * n to B + (b + 1) * n - 1. They keep the row's user, context, time, position and propensity.
+    Rows without features (`Rows.bare`, for models that read the roles alone) get negatives without features.
+
+    A user's validation and test items may be drawn, as any item that training does not know the user to have: to avoid
+    them would tell training which they are. The published code of NCF draws them too.
 
     Args:
         store: A prepared data set with user and item roles.
@@ -53,20 +57,24 @@ class NegativeSampler:
         assert asked.user is not None
         generator = np.random.default_rng([self._seed, epoch, step])
         drawn = self.draw(asked.user.astype(np.int64), generator)
-        joined = self._transforms.join(asked, self._items.take(drawn), time=asked.time)
+        joined = self._with_items(asked, drawn)
         label = None if asked.label is None else np.zeros_like(asked.label)
         made = replace(joined, label=label, position=asked.position, propensity=asked.propensity)
         return concat([rows, made])
 
+    def _with_items(self, asked: Rows, drawn: Ints) -> Rows:
+        if asked.is_bare:
+            return replace(asked, item=drawn.astype(np.int32))
+        return self._transforms.join(asked, self._items.take(drawn), time=asked.time)
+
     def draw(self, users: Ints, generator: np.random.Generator) -> Ints:
         """An item id for each user id [n], none of the user's own."""
         items = generator.integers(FIRST_ID, self._count, len(users))
+        own = np.flatnonzero(self._has(users, items))
         for _ in range(ROUNDS):
-            own = np.flatnonzero(self._has(users, items))
-            if not len(own):
-                return items
             items[own] = generator.integers(FIRST_ID, self._count, len(own))
-        for row in np.flatnonzero(self._has(users, items)):
+            own = own[self._has(users[own], items[own])]
+        for row in own:
             items[row] = generator.choice(self._left(int(users[row])))
         return items
 

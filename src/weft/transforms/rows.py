@@ -121,6 +121,15 @@ class Rows:
         columns = {name: column[rows] for name, column in self.columns().items()}
         return self._with(columns, {name: ragged.take(rows) for name, ragged in self.ragged.items()})
 
+    def bare(self) -> "Rows":
+        """The rows without features and keys, for models that read the roles alone."""
+        return replace(self, ids=self.ids[:, :0], dense=self.dense[:, :0], ragged={}, keys=self.keys[:, :0])
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether there is no feature."""
+        return not (self.ids.shape[1] or self.dense.shape[1] or self.ragged)
+
     def batch(self, index: Index | None = None) -> Batch:
         """Some rows (all without an index) as contiguous tensors."""
         rows = slice(0, len(self)) if index is None else _positions(index, len(self))
