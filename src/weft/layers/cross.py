@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from weft.layers import native
 from weft.layers.mlp import linear
 from weft.layers.precision import lowered
 
@@ -71,12 +72,25 @@ class _Crosses(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_BD: Tensor) -> tuple[Tensor, ...]:
         x0_BD, *steps = ctx.saved_tensors
-        x0_grad_BD = torch.zeros_like(x0_BD)
+        grad_BD, owned = grad_BD.contiguous(), False
+        x0_grad_BD: Tensor | None = None
         parameters: list[Tensor] = []
         for weight_DD, x_BD, u_BD in zip(steps[-3::-3], steps[-2::-3], steps[-1::-3], strict=True):
-            x0_grad_BD.addcmul_(grad_BD, u_BD)
-            u_grad_BD = grad_BD * x0_BD
-            bias_grad_D = u_grad_BD.sum(0)
+            u_grad_BD, bias_grad_D, x0_grad_BD = _product_gradients(grad_BD, x0_BD, u_BD, x0_grad_BD)
             parameters = [u_grad_BD.T @ x_BD, bias_grad_D, *parameters]
-            grad_BD = torch.addmm(grad_BD, u_grad_BD, weight_DD)
+            grad_BD = grad_BD.addmm_(u_grad_BD, weight_DD) if owned else torch.addmm(grad_BD, u_grad_BD, weight_DD)
+            owned = True
+        assert x0_grad_BD is not None
         return x0_grad_BD.add_(grad_BD), *parameters
+
+
+def _product_gradients(
+    grad_BD: Tensor, x0_BD: Tensor, u_BD: Tensor, x0_grad_BD: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of x_0 * u: the gradients of u and of its bias, and that of x_0 added to what is there, in place."""
+    found = native.cross_backward(grad_BD, x0_BD, u_BD, x0_grad_BD)
+    if found is not None:
+        return found
+    x0_grad_BD = grad_BD * u_BD if x0_grad_BD is None else x0_grad_BD.addcmul_(grad_BD, u_BD)
+    u_grad_BD = grad_BD * x0_BD
+    return u_grad_BD, u_grad_BD.sum(0), x0_grad_BD

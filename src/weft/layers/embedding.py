@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weft.layers import native
+
 Update = Literal["auto", "dense", "sparse"]
 
 DENSE_ROWS = 1_000_000
@@ -91,10 +93,14 @@ def sum_duplicates(ids_N: Tensor, grad_NE: Tensor) -> tuple[Tensor, Tensor]:
     >>> ids.tolist(), grad.tolist()
     ([2, 4], [[2.0], [4.0]])
     """
+    grad_NE = grad_NE.contiguous()
+    found = native.sum_duplicates(ids_N, grad_NE)
+    if found is not None:
+        return found
     sorted_N, order_N = ids_N.sort(stable=True)
     ids_U, count_U = torch.unique_consecutive(sorted_N, return_counts=True)
     start_U = count_U.cumsum(0) - count_U
-    return ids_U.long(), F.embedding_bag(order_N, grad_NE.contiguous(), start_U, mode="sum")
+    return ids_U.long(), F.embedding_bag(order_N, grad_NE, start_U, mode="sum")
 
 
 class _Gather(torch.autograd.Function):

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from weft.layers import native
+
 Activation = Literal["relu", "tanh", "sigmoid", "gelu", "silu", "leaky_relu"]
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -95,12 +97,16 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BD: Tensor, weight_TD: Tensor) -> Tensor:
         ctx.save_for_backward(x_BD, weight_TD)
-        return F.linear(x_BD.to(weight_TD.dtype), weight_TD)
+        fast_B = native.dot(x_BD, weight_TD)
+        ctx.fast = fast_B is not None
+        return F.linear(x_BD.to(weight_TD.dtype), weight_TD) if fast_B is None else fast_B[:, None]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_BT: Tensor) -> tuple[Tensor, Tensor]:
         x_BD, weight_TD = ctx.saved_tensors
+        if ctx.fast:
+            return native.dot_backward(x_BD, weight_TD, grad_BT)
         grad_BT = grad_BT.to(x_BD.dtype)
         return grad_BT @ weight_TD.to(x_BD.dtype), (grad_BT.T @ x_BD).to(weight_TD.dtype)
 

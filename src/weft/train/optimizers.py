@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from weft.errors import ConfigError
+from weft.layers import native
 from weft.layers.embedding import Embedding, Touched, rows_of
 from weft.models._contract import embeddings, parameter_groups
 from weft.train.recipe import Recipe
@@ -61,8 +62,14 @@ def lazy_adam(w_UE: Tensor, g_UE: Tensor, state: State, hyper: Hyper) -> tuple[T
     """
     mean_UE = state[0].lerp(g_UE, 1 - BETA1)
     square_UE = (state[1] * BETA2).addcmul_(g_UE, g_UE, value=1 - BETA2)
-    size = hyper.learning_rate * (1 - BETA2**hyper.step) ** 0.5 / (1 - BETA1**hyper.step)
-    return w_UE.addcdiv(mean_UE, square_UE.sqrt().add_(ADAM_EPS), value=-size), (mean_UE, square_UE)
+    root_UE = square_UE.sqrt().add_(ADAM_EPS)
+    return w_UE.addcdiv(mean_UE, root_UE, value=-_adam_size(hyper)), (mean_UE, square_UE)
+
+
+def _adam_size(hyper: Hyper) -> float:
+    """The learning rate, corrected for the bias of both moments."""
+    shrunk: float = (1 - BETA2**hyper.step) ** 0.5 / (1 - BETA1**hyper.step)
+    return hyper.learning_rate * shrunk
 
 
 def ftrl(w_UE: Tensor, g_UE: Tensor, state: State, hyper: Hyper) -> tuple[Tensor, State]:
@@ -81,19 +88,33 @@ def ftrl(w_UE: Tensor, g_UE: Tensor, state: State, hyper: Hyper) -> tuple[Tensor
     return torch.where(grown_UE > 0, new_UE, w_UE), (z_UE, grown_UE)
 
 
+def lazy_adam_in_place(weight: Tensor, ids_U: Tensor, g_UE: Tensor, state: State, hyper: Hyper) -> bool:
+    """`lazy_adam` on rows of a table in one pass; False where the machine has no such kernel."""
+    mean, square = state
+    sizes = {"size": _adam_size(hyper), "eps": ADAM_EPS}
+    return native.adam_rows(weight, mean, square, ids_U, g_UE, betas=(BETA1, BETA2), **sizes)
+
+
 class Rule(NamedTuple):
-    """A rule and the names of its state; a name that begins with `row` has one number a row."""
+    """A rule.
+
+    Attributes:
+        update: Rows, gradients and state to rows and state.
+        state: Names; one that begins with `row` has one number a row.
+        in_place: The same on some rows of a table in place, where it can: then it returns True.
+    """
 
     update: Callable[[Tensor, Tensor, State, Hyper], tuple[Tensor, State]]
     state: tuple[str, ...]
+    in_place: Callable[[Tensor, Tensor, Tensor, State, Hyper], bool] | None = None
 
 
 RULES: dict[str, Rule] = {
     "sgd": Rule(sgd, ()),
     "adagrad": Rule(adagrad, ("sum",)),
     "rowwise_adagrad": Rule(rowwise_adagrad, ("row_sum",)),
-    "adam": Rule(lazy_adam, ("exp_avg", "exp_avg_sq")),
-    "adamw": Rule(lazy_adam, ("exp_avg", "exp_avg_sq")),
+    "adam": Rule(lazy_adam, ("exp_avg", "exp_avg_sq"), lazy_adam_in_place),
+    "adamw": Rule(lazy_adam, ("exp_avg", "exp_avg_sq"), lazy_adam_in_place),
     "ftrl": Rule(ftrl, ("z", "n")),
 }
 ONLY_ROWS = ("rowwise_adagrad", "ftrl")
@@ -123,6 +144,9 @@ class RowOptimizer:
     @torch.no_grad()
     def update_rows(self, weight: Tensor, ids_U: Tensor, grad_UE: Tensor) -> None:
         """Update some rows of a weight [rows, E] in place; `ids_U` are distinct."""
+        in_place = self.rule.in_place
+        if in_place is not None and in_place(weight, ids_U, grad_UE, self.state[weight], self._hyper()):
+            return
         size = max(1, CHUNK // weight.shape[1])
         for ids, grad in zip(torch.split(ids_U, size), torch.split(grad_UE, size), strict=True):
             self._update_chunk(weight, ids, grad)
@@ -144,8 +168,10 @@ class RowOptimizer:
             old.copy_(value)
 
     def _update(self, rows: Tensor, grad: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, State]:
-        hyper = Hyper(self.learning_rate, self.steps, self.l1, self.l2)
-        return self.rule.update(rows, grad, tuple(state), hyper)
+        return self.rule.update(rows, grad, tuple(state), self._hyper())
+
+    def _hyper(self) -> Hyper:
+        return Hyper(self.learning_rate, self.steps, self.l1, self.l2)
 
 
 def _as_rows(weight: Tensor) -> Tensor:
