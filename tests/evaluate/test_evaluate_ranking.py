@@ -18,7 +18,16 @@ import weft
 from weft.batch import FIRST_ID, Batch
 from weft.data.store import Store
 from weft.errors import ArtifactError, ConfigError
-from weft.evaluate.ranking import candidate_ranking, full_ranking, held_out, left_out, shown
+from weft.evaluate.ranking import (
+    candidate_values,
+    coverage,
+    full_ranking,
+    held_out,
+    left_out,
+    list_values,
+    mean_of_users,
+    shown,
+)
 from weft.evaluate.report import Value
 from weft.runs import SavedRun
 from weft.schema import Categorical, ColumnSplit, Label, Protocol, Roles, Schema
@@ -48,7 +57,10 @@ def table_scorer(store: Store, score: Callable[[int, int], float]) -> Scorer:
 
 def ranked(store: Store, scorer: Scorer, split: str = "test", **protocol: Any) -> dict[str, Value]:
     chosen = msgspec.structs.replace(camp.PROTOCOL, kind="full", **protocol)
-    return full_ranking(store.split(split), scorer, store.catalogue, store.schema, chosen, split=split, seed=0)
+    catalogue = store.catalogue
+    found = full_ranking(store.split(split), scorer, catalogue, store.schema, chosen, split=split, seed=0)
+    of_users = mean_of_users(list_values(found, catalogue.counts, chosen), seed=0)
+    return of_users | coverage(found, len(catalogue.counts), chosen)
 
 
 def metrics_by_hand(lists: dict[int, list[str]], wanted: dict[int, set[str]], k: int) -> dict[str, float]:
@@ -234,7 +246,8 @@ def candidates_of(store: Store, scores: Callable[[int, int], float], lists: list
     rows = store.split("test")
     held = held_out(rows, camp.PROTOCOL)
     users = held.user[: len(lists)]
-    return candidate_ranking(rows, table_scorer(store, scores), users, np.array(lists), Protocol(k=(10,)), seed=0)
+    found = candidate_values(rows, table_scorer(store, scores), users, np.array(lists), Protocol(k=(10,)))
+    return mean_of_users(found, seed=0)
 
 
 def test_a_constant_model_finds_a_tenth_of_a_hundred(camps: Store) -> None:
@@ -258,7 +271,7 @@ def test_a_list_without_a_first_item_is_refused(camps: Store) -> None:
 def test_candidates_of_users_without_a_row_are_refused(camps: Store) -> None:
     scorer = table_scorer(camps, lambda user, item: 0.0)
     with pytest.raises(ConfigError, match="no row in this split"):
-        candidate_ranking(camps.split("test"), scorer, np.array([100_000]), np.array([[2, 3]]), camp.PROTOCOL, seed=0)
+        candidate_values(camps.split("test"), scorer, np.array([100_000]), np.array([[2, 3]]), camp.PROTOCOL)
 
 
 def test_the_candidates_of_a_store_are_judged(tmp_path: Path) -> None:

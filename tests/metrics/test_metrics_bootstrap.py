@@ -8,7 +8,13 @@ import pytest
 from numpy.typing import NDArray
 
 from weft import metrics
-from weft.metrics.bootstrap import bootstrap
+from weft.metrics.bootstrap import (
+    bootstrap,
+    replicates,
+    weighted_auc,
+    weighted_mean,
+    weighted_normalized_entropy,
+)
 
 Array = NDArray[Any]
 
@@ -159,3 +165,28 @@ def test_arguments_are_checked() -> None:
         metrics.bootstrap_mean(np.array([0.0, np.inf]), seed=0)
     with pytest.raises(ValueError, match=r"`weight` must be 0 or more, got -1.0 at row 1"):
         metrics.bootstrap_mean(values, np.array([1.0, -1.0]), seed=0)
+
+
+def test_replicates_are_the_metrics_of_the_same_resampled_rows() -> None:
+    label, logit = rows()
+    other = np.random.default_rng(9).permutation(logit)
+    measured = [weighted_auc(label, logit), weighted_auc(label, other), weighted_normalized_entropy(label, logit)]
+    found = replicates(measured, seed=5, resamples=7)
+    generator = np.random.default_rng(5)
+    for row in found:
+        drawn = generator.integers(400, size=400)
+        slow = [metrics.auc(label[drawn], s[drawn]) for s in (logit, other)]
+        slow.append(metrics.normalized_entropy(label[drawn], logit[drawn]))
+        assert row.tolist() == pytest.approx(slow, rel=1e-12)
+
+
+def test_the_value_of_a_weighted_metric_is_that_of_all_rows() -> None:
+    label, logit = rows()
+    assert weighted_auc(label, logit).value == metrics.auc(label, logit)
+    assert weighted_mean(metrics.row_logloss(label, logit)).value == pytest.approx(metrics.logloss(label, logit))
+    assert weighted_mean(np.array([1.0, math.nan, 5.0]), np.array([3.0, 9.0, 1.0])).value == 2.0
+
+
+def test_replicates_of_different_rows_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"must be of the same rows, got \[2, 3\]"):
+        replicates([weighted_mean(np.ones(2)), weighted_mean(np.ones(3))], seed=0)

@@ -2,19 +2,25 @@
 
 import time
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from weft.data.store import Store
 from weft.errors import ConfigError, StaleModel, near
 from weft.evaluate.pointwise import pointwise
-from weft.evaluate.ranking import candidate_ranking, full_ranking, left_out
+from weft.evaluate.ranking import candidate_values, coverage, full_ranking, left_out, list_values, mean_of_users
 from weft.evaluate.report import Report, Value
 from weft.runs import SavedRun
 from weft.schema import Protocol, Schema
 from weft.scoring import Scorer
 
 KINDS = ("pointwise", "full", "candidates")
+SCORE = "score"
+
+Floats = NDArray[np.floating[Any]]
 
 
 def evaluate(
@@ -38,6 +44,31 @@ def evaluate(
         ConfigError: An unknown split or protocol, or one that the schema cannot serve.
         StaleModel: The store is not the one that the run was trained on.
     """
+    return judge(run, split=split, protocol=protocol, store=store, seed=seed).report
+
+
+class Judged(NamedTuple):
+    """A report and what it was computed from.
+
+    Attributes:
+        report: Every metric with its interval.
+        values: What differs between models: `score`, the logits of the rows under the pointwise protocol, else each
+            metric's value for each user.
+    """
+
+    report: Report
+    values: dict[str, Floats]
+
+
+def judge(
+    run: SavedRun | str | Path,
+    *,
+    split: str = "test",
+    protocol: str | None = None,
+    store: str | Path | None = None,
+    seed: int = 0,
+) -> Judged:
+    """As `evaluate`, with the values of the rows or users, so that models can be compared on the same ones."""
     start = time.perf_counter()
     run = run if isinstance(run, SavedRun) else SavedRun.open(run)
     data = open_store(run, store)
@@ -51,14 +82,17 @@ def evaluate(
     notes: tuple[str, ...] = ()
     match chosen.kind:
         case "pointwise":
-            metrics = pointwise(rows, scorer.rows(rows), run.schema, seed=seed)
+            values = {SCORE: scorer.rows(rows)}
+            metrics = pointwise(rows, values[SCORE], run.schema, seed=seed)
         case "full":
-            metrics = full_ranking(rows, scorer, data.catalogue, run.schema, chosen, split=split, seed=seed)
+            ranked = full_ranking(rows, scorer, data.catalogue, run.schema, chosen, split=split, seed=seed)
+            values = list_values(ranked, data.catalogue.counts, chosen)
+            metrics = mean_of_users(values, seed=seed) | coverage(ranked, len(data.catalogue.counts), chosen)
             notes = left_out(rows, chosen)
         case "candidates":
-            users, candidates = data.candidates()
-            metrics = candidate_ranking(rows, scorer, users, candidates, chosen, seed=seed)
-    return Report(
+            values = candidate_values(rows, scorer, *data.candidates(), chosen)
+            metrics = mean_of_users(values, seed=seed)
+    report = Report(
         model=run.config.model,
         data=run.config.data,
         split=split,
@@ -69,6 +103,7 @@ def evaluate(
         seconds=time.perf_counter() - start,
         notes=notes,
     )
+    return Judged(report, values)
 
 
 def open_store(run: SavedRun, store: str | Path | None) -> Store:

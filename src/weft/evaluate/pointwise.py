@@ -25,7 +25,7 @@ def pointwise(rows: Rows, logits: Floats, schema: Schema, *, seed: int) -> dict[
     """All metrics of a split from its logits [N] or [N, T]; several labels have keys such as `click.auc`."""
     labels = schema.roles.label
     found: dict[str, Value] = {}
-    columns = _columns(labels, logits)
+    columns = by_label(labels, logits)
     for i, (label, column) in enumerate(zip(labels, columns, strict=True)):
         assert rows.label is not None
         of_label = by_task(label, rows.label[:, i], column, seed=seed)
@@ -35,7 +35,8 @@ def pointwise(rows: Rows, logits: Floats, schema: Schema, *, seed: int) -> dict[
     return found
 
 
-def _columns(labels: tuple[Label, ...], logits: Floats) -> list[Floats]:
+def by_label(labels: tuple[Label, ...], logits: Floats) -> list[Floats]:
+    """The logits of each label: [N], or [N, C] of a multiclass one."""
     if len(labels) == 1:
         return [logits]
     widths = [label.classes or 1 for label in labels]

@@ -13,7 +13,7 @@ over a random order of equal scores.
 Dimension key: U users, I items, C candidates, K list length.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -89,10 +89,24 @@ def left_out(rows: Rows, protocol: Protocol) -> tuple[str, ...]:
     return (f"{strangers:,} relevant rows of users that training does not know are left out",) if strangers else ()
 
 
+class Ranked(NamedTuple):
+    """What the users of a split were shown.
+
+    Attributes:
+        lists: [U, K] item ids, best first; -1 where nothing is left.
+        hits: [U, K] whether each is relevant.
+        relevant: [U] how many relevant items could be found.
+    """
+
+    lists: Ints
+    hits: NDArray[np.bool_]
+    relevant: Ints
+
+
 def full_ranking(
     rows: Rows, scorer: Scorer, catalogue: Catalogue, schema: Schema, protocol: Protocol, *, split: str, seed: int
-) -> dict[str, Value]:
-    """Rank the whole catalogue for each user of a split that has something relevant; `seed` orders equal scores too."""
+) -> Ranked:
+    """Rank the whole catalogue for each user of a split that has something relevant; `seed` orders equal scores."""
     held = held_out(rows, protocol)
     if not len(held.user):
         raise ConfigError(
@@ -113,7 +127,7 @@ def full_ranking(
             findable = wanted[(wanted < FIRST_ID) | np.isfinite(scores[place, wanted])]
             hits.append(np.isin(lists[-1][place], findable[findable >= FIRST_ID]))
             relevant.append(len(findable))
-    return _list_metrics(np.concatenate(lists), np.stack(hits), np.array(relevant), catalogue.counts, protocol, seed)
+    return Ranked(np.concatenate(lists), np.stack(hits), np.array(relevant))
 
 
 def _progress(starts: range) -> Iterable[int]:
@@ -137,30 +151,33 @@ def hide(scores: Floats, users: Rows, catalogue: Catalogue, schema: Schema, prot
         scores[place, catalogue.seen.hidden(int(user), protocol, before=split, time=time, unit=unit)] = -np.inf
 
 
-def _list_metrics(
-    lists: Ints, hits: NDArray[np.bool_], relevant: Ints, popularity: Ints, protocol: Protocol, seed: int
-) -> dict[str, Value]:
-    found: dict[str, Value] = {}
+def list_values(ranked: Ranked, popularity: Ints, protocol: Protocol) -> dict[str, Floats]:
+    """The metrics of each user [U]; nan where a user has nothing relevant that could be found."""
+    lists, hits, relevant = ranked
+    found: dict[str, Floats] = {}
     for k in protocol.k:
-        per_user = {
-            "recall": metrics.ranking.recall(hits, relevant, k),
-            "ndcg": metrics.ndcg(hits, relevant, k),
-            "hr": metrics.hit_rate(hits, relevant, k),
-            "precision": metrics.ranking.precision(hits, relevant, k),
-            "map": metrics.average_precision(hits, relevant, k),
-            "mrr": metrics.reciprocal_rank(hits, relevant, k),
-            "novelty": metrics.novelty(lists[:, :k], popularity),
+        found |= {
+            f"recall@{k}": metrics.ranking.recall(hits, relevant, k),
+            f"ndcg@{k}": metrics.ndcg(hits, relevant, k),
+            f"hr@{k}": metrics.hit_rate(hits, relevant, k),
+            f"precision@{k}": metrics.ranking.precision(hits, relevant, k),
+            f"map@{k}": metrics.average_precision(hits, relevant, k),
+            f"mrr@{k}": metrics.reciprocal_rank(hits, relevant, k),
+            f"novelty@{k}": metrics.novelty(lists[:, :k], popularity),
         }
-        for name, values in per_user.items():
-            found[f"{name}@{k}"] = from_interval(metrics.bootstrap_mean(values, seed=seed))
-        share = metrics.coverage(lists[:, :k] - FIRST_ID, len(popularity) - FIRST_ID)
-        found[f"coverage@{k}"] = Value(value=share, low=None, high=None, count=len(lists))
     return found
 
 
-def candidate_ranking(
-    rows: Rows, scorer: Scorer, users: Ints, candidates: Ints, protocol: Protocol, *, seed: int
-) -> dict[str, Value]:
+def coverage(ranked: Ranked, items: int, protocol: Protocol) -> dict[str, Value]:
+    """The share of the catalogue that somebody was shown."""
+    lists = ranked.lists
+    shares = {k: metrics.coverage(lists[:, :k] - FIRST_ID, items - FIRST_ID) for k in protocol.k}
+    return {f"coverage@{k}": Value(value=v, low=None, high=None, count=len(lists)) for k, v in shares.items()}
+
+
+def candidate_values(
+    rows: Rows, scorer: Scorer, users: Ints, candidates: Ints, protocol: Protocol
+) -> dict[str, Floats]:
     """Rank each user's given candidates [U, C]; the first is the relevant one, -1 is no candidate.
 
     Args:
@@ -169,7 +186,9 @@ def candidate_ranking(
         users: [U] ids of the user catalogue.
         candidates: [U, C] ids of the item catalogue.
         protocol: For the list lengths.
-        seed: Of the intervals.
+
+    Returns:
+        The metrics of each user [U].
     """
     known, first = first_rows(rows)
     place = np.searchsorted(known, users).clip(max=len(known) - 1)
@@ -182,8 +201,12 @@ def candidate_ranking(
     asked = rows.take(first[place])
     scores = scorer.candidates(asked, candidates.clip(min=0), asked.time)
     scores = np.where(candidates >= 0, scores, -np.inf)
-    found: dict[str, Value] = {}
+    found: dict[str, Floats] = {}
     for k in protocol.k:
-        found[f"hr@{k}"] = from_interval(metrics.bootstrap_mean(metrics.sampled_hit_rate(scores, k), seed=seed))
-        found[f"ndcg@{k}"] = from_interval(metrics.bootstrap_mean(metrics.sampled_ndcg(scores, k), seed=seed))
+        found |= {f"hr@{k}": metrics.sampled_hit_rate(scores, k), f"ndcg@{k}": metrics.sampled_ndcg(scores, k)}
     return found
+
+
+def mean_of_users(values: Mapping[str, Floats], *, seed: int) -> dict[str, Value]:
+    """The mean of each metric over the users, with its interval."""
+    return {name: from_interval(metrics.bootstrap_mean(of_user, seed=seed)) for name, of_user in values.items()}

@@ -11,9 +11,11 @@ Which function for which metric:
 * AUC and NE: `bootstrap_auc`, `bootstrap_normalized_entropy`;
 * metrics that can be written with weights for the rows: `bootstrap_weighted`;
 * any other: `bootstrap`, the slowest.
+
+Several models on the same rows or users: `replicates` of their metrics, each written as a `Weighted`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +38,23 @@ class Interval(NamedTuple):
     low: float
     high: float
     count: int  # type: ignore[assignment]  # hides tuple.count
+
+
+class Weighted(NamedTuple):
+    """A metric as a function of how often each of its rows, groups or users is drawn.
+
+    Attributes:
+        rows: How many there are.
+        of: The metric for one weight each.
+    """
+
+    rows: int
+    of: Callable[[Floats], float]
+
+    @property
+    def value(self) -> float:
+        """The metric of all, each drawn once."""
+        return self.of(np.ones(self.rows))
 
 
 def bootstrap(
@@ -103,14 +122,8 @@ def bootstrap_ratio(
     >>> bootstrap_ratio(np.array([1.0, 2.0]), np.array([2.0, 4.0]), seed=0)
     Interval(value=0.5, low=0.5, high=0.5, count=2)
     """
-    above = finite("numerator", numerator).astype(np.float64)
-    below = finite("denominator", denominator).astype(np.float64)
-    same_length(numerator=above, denominator=below)
-
-    def metric(weight: Floats) -> float:
-        return ratio(_total(weight, above), _total(weight, below))
-
-    return bootstrap_weighted(metric, len(above), seed=seed, resamples=resamples, level=level)
+    metric = weighted_ratio(numerator, denominator)
+    return bootstrap_weighted(metric.of, metric.rows, seed=seed, resamples=resamples, level=level)
 
 
 def bootstrap_mean(
@@ -153,18 +166,9 @@ def bootstrap_auc(label: Array, score: Array, *, seed: int, resamples: int = 200
     """
     positive, score = binary("label", label), finite("score", score)
     same_length(label=positive, score=score)
-    order = np.argsort(score, kind="stable")
-    positive, starts = positive[order], run_starts(score[order])
-    has_ties = len(starts) < len(order)
-
-    def metric(weight: Floats) -> float:
-        positives = weight * positive
-        negatives = weight - positives
-        if has_ties:
-            positives, negatives = np.add.reduceat(positives, starts), np.add.reduceat(negatives, starts)
-        return auc_of_ties(positives, negatives)
-
-    return bootstrap_weighted(metric, len(order), seed=seed, resamples=resamples, level=level)
+    order = np.argsort(score, kind="stable")  # rows that are read in the order of memory are read faster
+    metric = weighted_auc(positive[order], score[order])
+    return bootstrap_weighted(metric.of, metric.rows, seed=seed, resamples=resamples, level=level)
 
 
 def bootstrap_normalized_entropy(
@@ -182,13 +186,8 @@ def bootstrap_normalized_entropy(
     >>> bootstrap_normalized_entropy(np.array([0, 1]), np.zeros(2), seed=0).value
     1.0
     """
-    loss, positive = row_logloss(label, logit), binary("label", label)
-
-    def metric(weight: Floats) -> float:
-        total = weight.sum()
-        return ratio(_total(weight, loss) / total, entropy(_total(weight, positive) / total))
-
-    return bootstrap_weighted(metric, len(loss), seed=seed, resamples=resamples, level=level)
+    metric = weighted_normalized_entropy(label, logit)
+    return bootstrap_weighted(metric.of, metric.rows, seed=seed, resamples=resamples, level=level)
 
 
 def paired_difference(
@@ -212,6 +211,98 @@ def paired_difference(
     same_length(values_a=first, values_b=second)
     difference = first.astype(np.float64) - second.astype(np.float64)
     return bootstrap_mean(difference, seed=seed, resamples=resamples, level=level)
+
+
+def weighted_ratio(numerator: Array, denominator: Array) -> Weighted:
+    """The sum of `numerator` over the sum of `denominator`, N finite numbers each.
+
+    >>> weighted_ratio(np.array([1.0, 3.0]), np.array([2.0, 4.0])).of(np.array([2.0, 0.0]))
+    0.5
+    """
+    above = finite("numerator", numerator).astype(np.float64)
+    below = finite("denominator", denominator).astype(np.float64)
+    same_length(numerator=above, denominator=below)
+    return Weighted(len(above), lambda weight: ratio(_total(weight, above), _total(weight, below)))
+
+
+def weighted_mean(values: Array, weight: Array | None = None) -> Weighted:
+    """The mean of one value for each row, group or user; one whose value is nan is drawn but not counted.
+
+    >>> weighted_mean(np.array([1.0, np.nan, 4.0])).of(np.array([1.0, 5.0, 2.0]))
+    3.0
+    """
+    values = numbers("values", values).astype(np.float64)
+    weight = np.ones(len(values)) if weight is None else finite("weight", weight)
+    same_length(values=values, weight=weight)
+    defined = ~np.isnan(values)
+    return weighted_ratio(np.where(defined, values, 0) * weight, defined * weight)
+
+
+def weighted_auc(label: Array, score: Array) -> Weighted:
+    """The AUC over rows, sorted once.
+
+    >>> weighted_auc(np.array([0, 1, 0]), np.array([1, 2, 3])).of(np.array([3.0, 1.0, 1.0]))
+    0.75
+    """
+    positive, score = binary("label", label), finite("score", score)
+    same_length(label=positive, score=score)
+    order = np.argsort(score, kind="stable")
+    positive, starts = positive[order], run_starts(score[order])
+    has_ties = len(starts) < len(order)
+
+    def metric(weight: Floats) -> float:
+        drawn = weight[order]
+        positives = drawn * positive
+        negatives = drawn - positives
+        if has_ties:
+            positives, negatives = np.add.reduceat(positives, starts), np.add.reduceat(negatives, starts)
+        return auc_of_ties(positives, negatives)
+
+    return Weighted(len(order), metric)
+
+
+def weighted_normalized_entropy(label: Array, logit: Array) -> Weighted:
+    """The normalised entropy over rows.
+
+    >>> weighted_normalized_entropy(np.array([0, 1]), np.zeros(2)).value
+    1.0
+    """
+    loss, positive = row_logloss(label, logit), binary("label", label)
+
+    def metric(weight: Floats) -> float:
+        total = weight.sum()
+        return ratio(_total(weight, loss) / total, entropy(_total(weight, positive) / total))
+
+    return Weighted(len(loss), metric)
+
+
+def replicates(metrics: Sequence[Weighted], *, seed: int, resamples: int = 200) -> Floats:
+    """Each of M metrics on the same resamples of the rows, groups or users that they share.
+
+    Args:
+        metrics: Over as many rows, in the same order.
+        seed: The same seed draws the same rows.
+        resamples: How many, R.
+
+    Returns:
+        [R, M]; nan where a metric is not defined on a resample.
+
+    >>> replicates([weighted_mean(np.array([2.0, 2.0])), weighted_mean(np.array([3.0, 3.0]))], seed=0, resamples=1)
+    array([[2., 3.]])
+    """
+    at_least_one("resamples", resamples)
+    sizes = {metric.rows for metric in metrics}
+    if len(sizes) != 1:
+        raise ValueError(
+            f"all metrics must be of the same rows, got {sorted(sizes)} of them; pair what belongs together."
+        )
+    rows = sizes.pop()
+    generator = np.random.default_rng(seed)
+    found = np.empty((resamples, len(metrics)))
+    for place in range(resamples):
+        weight = np.bincount(generator.integers(rows, size=rows), minlength=rows).astype(np.float64)
+        found[place] = [metric.of(weight) for metric in metrics]
+    return found
 
 
 def _total(weight: Floats, values: Array) -> float:
