@@ -86,7 +86,7 @@ def test_a_seed_draws_the_weights_and_leaves_the_generator_alone() -> None:
 @pytest.mark.parametrize("kind", ["ids", "dense", "ragged"])
 def test_a_store_may_have_columns_of_one_kind_only(name: str, kind: str) -> None:
     fields, batch = tiny()
-    kept = Fields(**{kind: getattr(fields, kind)})
+    kept = Fields(users=fields.users, items=fields.items, **{kind: getattr(fields, kind)})
     batch = dataclasses.replace(
         batch,
         ids=batch.ids if kind == "ids" else batch.ids[:, :0],
