@@ -130,7 +130,7 @@ def test_a_model_can_start_at_the_mean(name: str, task: str, mean: float, start:
     fields, batch = tiny()
     model = create(name, fields, {"embedding_std": 0.0}).eval()
     before = score(model, batch)
-    set_output_bias(model, task, mean)
+    set_output_bias(model, [task], [mean])
     torch.testing.assert_close(score(model, batch) - before, torch.full((8,), start))
 
 
@@ -138,5 +138,5 @@ def test_starting_at_the_mean_leaves_other_models_alone() -> None:
     fields, batch = tiny()
     model = create("mf", fields, {"biases": False})
     before = score(model, batch)
-    set_output_bias(model, "regression", 3.5)
+    set_output_bias(model, ["regression"], [3.5])
     assert torch.equal(score(model, batch), before)

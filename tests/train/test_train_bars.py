@@ -53,7 +53,7 @@ def slow_bars(store: Store, settings: Settings, clipped: list[bool]) -> tuple[li
     """The learning rate of every epoch, and the weights of the best one."""
     rows, valid = store.split("train"), store.split("valid")
     model = create("deepfm", store.fields, settings.options, seed=0)
-    set_output_bias(model, "binary", float(rows.label[:, 0].mean()))
+    set_output_bias(model, ["binary"], [float(rows.label[:, 0].mean())])
     groups = parameter_groups(model)
     tables = groups["embedding"] + groups["wide"]
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)

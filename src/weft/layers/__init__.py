@@ -2,11 +2,14 @@
 
 from weft.layers.cross import Cross, CrossNet
 from weft.layers.embedding import Embedding, Gathered, Slice, Touched, rows_of, sum_duplicates
+from weft.layers.experts import MixtureOfExperts, Towers
 from weft.layers.fm import pairwise
 from weft.layers.mlp import MLP, Head, linear
 from weft.layers.numeric import Numeric
 from weft.layers.pooling import pool
+from weft.layers.position import KnownCurve, ShallowTower, both
 from weft.layers.precision import lowered
+from weft.layers.target_attention import TargetAttention
 
 __all__ = [
     "MLP",
@@ -15,9 +18,15 @@ __all__ = [
     "Embedding",
     "Gathered",
     "Head",
+    "KnownCurve",
+    "MixtureOfExperts",
     "Numeric",
+    "ShallowTower",
     "Slice",
+    "TargetAttention",
     "Touched",
+    "Towers",
+    "both",
     "linear",
     "lowered",
     "pairwise",

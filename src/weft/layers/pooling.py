@@ -31,13 +31,21 @@ def pool(rows_VE: Tensor, offsets: Tensor, weights_V: Tensor, how: Pooling) -> T
     """
     if how == "max":
         return _largest(rows_VE, offsets, weights_V)
-    set_V = torch.repeat_interleave(torch.arange(len(offsets) - 1, device=offsets.device), offsets.diff())
-    weights_V = weights_V.to(rows_VE.dtype)
+    set_V, weights_V = set_of(offsets), weights_V.to(rows_VE.dtype)
     sum_BE = rows_VE.new_zeros(len(offsets) - 1, rows_VE.shape[1]).index_add(0, set_V, rows_VE * weights_V[:, None])
     if how == "sum":
         return sum_BE
     total_B = weights_V.new_zeros(len(offsets) - 1).index_add(0, set_V, weights_V)
     return sum_BE / total_B.masked_fill(total_B == 0, 1)[:, None]
+
+
+def set_of(offsets: Tensor) -> Tensor:
+    """The number of the set that owns each row, [V].
+
+    >>> set_of(torch.tensor([0, 2, 2, 3])).tolist()
+    [0, 0, 2]
+    """
+    return torch.repeat_interleave(torch.arange(len(offsets) - 1, device=offsets.device), offsets.diff())
 
 
 def _largest(rows_VE: Tensor, offsets: Tensor, weights_V: Tensor) -> Tensor:

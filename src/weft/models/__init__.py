@@ -8,11 +8,15 @@ from weft.models._contract import (
     Represents,
     Retriever,
     Source,
+    Wraps,
     embeddings,
     parameter_groups,
     score,
+    served,
     set_output_bias,
+    unwrapped,
 )
+from weft.models._inputs import history_weights
 from weft.models._registry import Entry, config, create, entry, names, option_names, register, register_wrapper
 from weft.models._search import search_space
 
@@ -25,10 +29,12 @@ __all__ = [
     "Represents",
     "Retriever",
     "Source",
+    "Wraps",
     "config",
     "create",
     "embeddings",
     "entry",
+    "history_weights",
     "names",
     "option_names",
     "parameter_groups",
@@ -36,5 +42,7 @@ __all__ = [
     "register_wrapper",
     "score",
     "search_space",
+    "served",
     "set_output_bias",
+    "unwrapped",
 ]

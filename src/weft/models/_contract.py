@@ -4,8 +4,8 @@ Dimension key: B rows, T outputs, E width, H width of a representation, U users,
 """
 
 import math
-from collections.abc import Iterable
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -62,6 +62,40 @@ class Explains(Protocol):
 
 
 @runtime_checkable
+class Advises(Protocol):
+    """A model that may know how the schema could serve it better."""
+
+    def advice(self) -> list[str]:
+        """Sentences for the person who trains it."""
+        ...
+
+
+@runtime_checkable
+class Wraps(Protocol):
+    """A network around another."""
+
+    def inner(self) -> nn.Module:
+        """The network inside."""
+        ...
+
+    def served(self) -> nn.Module:
+        """What scores as this one does where the position is not known; itself, unless less will do."""
+        ...
+
+
+@runtime_checkable
+class Assembled(Protocol):
+    """A model that can start from others, each trained alone, by an option `pretrained` with a run for each part."""
+
+    PARTS: ClassVar[Mapping[str, str]]
+    """The registered model of each part."""
+
+    def start_from(self, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Take over the weights of the parts, in place; ConfigError where they do not fit."""
+        ...
+
+
+@runtime_checkable
 class Retriever(Protocol):
     """Maps users and items into one space; their dot product is the score."""
 
@@ -105,6 +139,16 @@ def score(model: nn.Module, batch: Batch) -> Tensor:
     return logits
 
 
+def advice(model: nn.Module) -> list[str]:
+    """What a model, or one inside it, advises the person who trains it."""
+    return [text for module in model.modules() if isinstance(module, Advises) for text in module.advice()]
+
+
+def roles_only(model: nn.Module) -> bool:
+    """Whether a model reads nothing of a batch but user, item, label and weight: its class says `roles_only = True`."""
+    return getattr(model, "roles_only", False) is True
+
+
 def embeddings(model: nn.Module) -> list[Embedding]:
     """The embedding layers of a model, in order of definition."""
     return [module for module in model.modules() if isinstance(module, Embedding)]
@@ -124,20 +168,40 @@ def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     return groups
 
 
-def set_output_bias(model: nn.Module, task: str, mean: float) -> None:
-    """Start a model at the mean label of the train rows, so that it need not walk there.
+def set_output_bias(model: nn.Module, tasks: Sequence[str], means: Sequence[float]) -> None:
+    """Start each output of a model at its label's mean in the train rows, so that it need not walk there.
 
     The bias is `model.bias` or `model.head.bias`; a model without one, or a multiclass task, is left as it is.
 
     Args:
         model: Any model with gradients.
-        task: Of the first label.
-        mean: Of the first label.
+        tasks: Of each label.
+        means: Of each label.
     """
-    bias = getattr(model, "bias", None)
-    bias = getattr(getattr(model, "head", None), "bias", None) if bias is None else bias
-    if bias is not None and task != "multiclass":
-        bias.detach()[0] = link(task, mean)
+    bias = output_bias(model)
+    if bias is not None and "multiclass" not in tasks:
+        starts = [link(task, mean) for task, mean in zip(tasks, means, strict=True)]
+        bias.detach().copy_(bias.new_tensor(starts))
+
+
+def output_bias(model: nn.Module) -> Tensor | None:
+    """`model.bias`, or else `model.head.bias`; None where there is neither."""
+    bias: Tensor | None = getattr(model, "bias", None)
+    return getattr(getattr(model, "head", None), "bias", None) if bias is None else bias
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The architecture itself, without what the options put around it."""
+    while isinstance(model, Wraps):
+        model = model.inner()
+    return model
+
+
+def served(model: nn.Module) -> nn.Module:
+    """What scores rows whose position is not known: the same numbers, with less work where a wrapper has no part."""
+    while isinstance(model, Wraps) and model.served() is not model:
+        model = model.served()
+    return model
 
 
 def link(task: str, mean: float) -> float:

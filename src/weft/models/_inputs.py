@@ -1,37 +1,50 @@
 """The way into every model: a batch becomes one block of vectors, numbers, ids, sets and sequences alike.
 
-Dimension key: B rows, N slots (fields), E width, D all widths added up, T outputs.
+Dimension key: B rows, N slots (fields), E width, D all widths added up, T outputs, V values of a set or sequence field.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, NamedTuple, final
+from typing import Annotated, ClassVar, Literal, NamedTuple, TypeVar, final
 
 import torch
 from msgspec import Meta, Struct
 from torch import Tensor, nn
 
-from weft.batch import PADDING, Batch, Fields
+from weft.batch import PADDING, Batch, Fields, Ragged
 from weft.errors import ConfigError, Unsupported, near
-from weft.layers import MLP, Embedding, Numeric, linear, lowered, pool
+from weft.layers import MLP, Embedding, Gathered, Numeric, TargetAttention, linear, lowered, pool
 from weft.layers.embedding import Update
 from weft.layers.mlp import Activation
 from weft.layers.pooling import Pooling
+from weft.models._registry import representing
+from weft.models._search import Choice, Range, Space
 
 Positive = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0.0, lt=1.0)]
+V = TypeVar("V")
 
 
 class TableConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Options of every model with tables.
 
     Attributes:
-        pooling: How a set or sequence becomes one vector.
+        pooling: How a set or sequence becomes one vector; `target` weighs each value of a sequence of the item's ids by
+            the candidate (see TargetAttention) and takes the mean of all others and of first-order weights.
         embedding_update: Gradients of whole tables, or of touched rows only; `auto` goes by the number of rows.
+        updates: The same of single tables.
+        spare_rows: Rows that single tables own beyond those of the vocabulary, for values that come later.
         embedding_std: Tables start from N(0, std**2).
     """
 
-    pooling: Pooling = "mean"
+    SPACE: ClassVar[Space] = {
+        "train.learning_rate": Range(3e-4, 5e-3, log=True),
+        "train.l2": Range(1e-7, 0.1, log=True),
+    }
+
+    pooling: Pooling | Literal["target"] = "mean"
     embedding_update: Update = "auto"
+    updates: dict[str, Update] = {}
+    spare_rows: dict[str, Positive] = {}
     embedding_std: Annotated[float, Meta(ge=0.0)] = 0.01
 
 
@@ -42,6 +55,8 @@ class InputConfig(TableConfig, frozen=True):
         embedding_dim: Width of every field that `widths` does not name, and of the slots.
         widths: The width of single tables.
     """
+
+    SPACE: ClassVar[Space] = {"embedding_dim": Choice((8, 10, 16, 32, 64))}
 
     embedding_dim: Positive = 16
     widths: dict[str, Positive] = {}
@@ -56,6 +71,12 @@ class DeepConfig(InputConfig, frozen=True):
         batch_norm: Normalise before the activation.
         dropout: Share of the activations set to zero in training.
     """
+
+    SPACE: ClassVar[Space] = {
+        "hidden": Choice(((200, 200), (400, 400, 400), (800, 800), (1024, 512, 256))),
+        "dropout": Range(0.0, 0.6),
+        "batch_norm": Choice((True, False)),
+    }
 
     hidden: tuple[Positive, ...] = (400, 400, 400)
     activation: Activation = "relu"
@@ -86,8 +107,10 @@ class Inputs(nn.Module):
         super().__init__()
         if not (fields.ids or fields.dense or fields.ragged):
             raise Unsupported("the model has no feature to read; add features to the schema")
-        widths = _widths(fields, config.embedding_dim, config.widths)
-        self._pooling: Pooling = config.pooling
+        widths = _of_tables(fields, config.embedding_dim, config.widths, "widths")
+        spare = _of_tables(fields, 0, config.spare_rows, "spare_rows")
+        self._pooling: Pooling = "mean" if config.pooling == "target" else config.pooling
+        self._attended = _histories(fields) if config.pooling == "target" else ()
         self._ragged = tuple(f.name for f in fields.ragged)
         self.numeric = Numeric(len(fields.dense), config.embedding_dim) if fields.dense else None
         self.embedding = Embedding(
@@ -95,9 +118,12 @@ class Inputs(nn.Module):
             widths,
             columns=[f.table for f in fields.ids],
             flat=[f.table for f in fields.ragged],
-            update=config.embedding_update,
+            update=_of_tables(fields, config.embedding_update, config.updates, "updates"),
+            spare=spare,
             std=config.embedding_std,
         )
+        self._item = _place_of_item(fields, self.embedding) if self._attended else None
+        self.attention = nn.ModuleList(TargetAttention(widths[fields.ragged[i].table]) for i in self._attended)
         self.slots = _slots(fields, config.embedding_dim, widths, self.embedding)
         self.width = sum(slot.width for slot in self.slots)
 
@@ -107,15 +133,40 @@ class Inputs(nn.Module):
 
     def blocks(self, batch: Batch) -> list[Tensor]:
         """The block in pieces [B, N_i, E_i] of one width each, in order."""
-        ragged = [batch.ragged[name] for name in self._ragged]
-        found = self.embedding(batch.ids, [r.values for r in ragged])
+        found = self._look_up(batch)
         blocks = [] if self.numeric is None else [self.numeric(batch.dense)]
         blocks += [block for block in found.columns if block.shape[1]]
-        for rows_VE, r in zip(found.flat, ragged, strict=True):
-            known_V = (r.values != PADDING).to(rows_VE.dtype)
-            weights_V = known_V if r.weights is None else known_V * r.weights
-            blocks.append(pool(rows_VE, r.offsets, weights_V, self._pooling)[:, None])
+        for i, (name, rows_VE) in enumerate(zip(self._ragged, found.flat, strict=True)):
+            r = batch.ragged[name]
+            if i in self._attended:
+                unit = self.attention[self._attended.index(i)]
+                pooled_BE = unit(rows_VE, r.offsets, _counted(r, rows_VE.dtype), self._target(found))
+            else:
+                pooled_BE = pool(rows_VE, r.offsets, _counted(r, rows_VE.dtype), self._pooling)
+            blocks.append(pooled_BE[:, None])
         return blocks
+
+    @torch.no_grad()
+    def history_weights(self, batch: Batch) -> dict[str, Ragged]:
+        """What each value of the attended sequences weighs for its row's candidate; padding weighs nothing."""
+        found = self._look_up(batch)
+        weighed: dict[str, Ragged] = {}
+        for i, unit in zip(self._attended, self.attention, strict=True):
+            assert isinstance(unit, TargetAttention)
+            r = batch.ragged[self._ragged[i]]
+            weights_V = unit.weights(found.flat[i], r.offsets, self._target(found))
+            weighed[self._ragged[i]] = r._replace(weights=weights_V * _counted(r, weights_V.dtype))
+        return weighed
+
+    def _look_up(self, batch: Batch) -> Gathered:
+        found: Gathered = self.embedding(batch.ids, [batch.ragged[name].values for name in self._ragged])
+        return found
+
+    def _target(self, found: Gathered) -> Tensor:
+        """The vectors of the candidates [B, E]."""
+        assert self._item is not None
+        block, column = self._item
+        return found.columns[block][:, column]
 
 
 @final
@@ -162,8 +213,10 @@ class FirstOrder(nn.Module):
             fields,
             InputConfig(
                 embedding_dim=fields.outputs,
-                pooling=config.pooling,
+                pooling="mean" if config.pooling == "target" else config.pooling,
                 embedding_update=config.embedding_update,
+                updates=config.updates,
+                spare_rows=config.spare_rows,
                 embedding_std=config.embedding_std,
             ),
         )
@@ -197,21 +250,59 @@ def one_output(fields: Fields, model: str) -> None:
     if fields.outputs > 1:
         raise Unsupported(
             f"model {model!r} gives one number a row and the labels need {fields.outputs}; "
-            "keep one label that is not multiclass, or choose lr, mlp or dcn_v2"
+            f"keep one label that is not multiclass, or choose one of {', '.join(representing())}"
         )
 
 
-def _widths(fields: Fields, width: int, widths: Mapping[str, int]) -> dict[str, int]:
+def history_weights(model: nn.Module, batch: Batch) -> dict[str, Ragged]:
+    """What a model with target attention makes each value of a row's history weigh, by the name of the sequence.
+
+    Args:
+        model: Any model; without target attention there is nothing to tell.
+        batch: The rows.
+    """
+    parts = (module.history_weights(batch) for module in model.modules() if isinstance(module, Inputs))
+    return {name: weighed for part in parts for name, weighed in part.items()}
+
+
+def _counted(r: Ragged, dtype: torch.dtype) -> Tensor:
+    """What each value counts [V]: its weight, one where it has none; padding counts nothing."""
+    known_V = (r.values != PADDING).to(dtype)
+    return known_V if r.weights is None else known_V * r.weights
+
+
+def _histories(fields: Fields) -> tuple[int, ...]:
+    """The sequences, by their place in `fields.ragged`, that hold ids of the candidate's own table."""
+    table = None if fields.item is None else fields.ids[fields.column(fields.item)].table
+    found = tuple(i for i, f in enumerate(fields.ragged) if f.kind == "sequence" and f.table == table)
+    if not found:
+        raise Unsupported(
+            "`pooling` = 'target' weighs a sequence of item ids by the item that is scored, and these fields have not "
+            "both, as one tower of a retriever never has; add a sequence `of` the item's id, or choose mean, sum or max"
+        )
+    return found
+
+
+def _place_of_item(fields: Fields, embedding: Embedding) -> tuple[int, int]:
+    """Where the item's vector stands among the blocks of `Gathered.columns`: which block, and which column of it."""
+    assert fields.item is not None
+    column = fields.column(fields.item)
+    places = enumerate(block.columns for block in embedding.blocks)
+    return next((block, columns.index(column)) for block, columns in places if column in columns)
+
+
+def _of_tables(fields: Fields, usual: V, single: Mapping[str, V], option: str) -> dict[str, V]:
+    """What an option says of each table: of single ones by name, else the usual."""
     tables = fields.tables()
-    for name in widths:
+    for name in single:
         if name not in tables:
-            raise ConfigError(f"`widths` names the table {name!r}, which does not exist; {near(name, tables)}")
-    return {name: widths.get(name, width) for name in tables}
+            raise ConfigError(f"`{option}` names the table {name!r}, which does not exist; {near(name, tables)}")
+    return {name: single.get(name, usual) for name in tables}
 
 
 def _slots(fields: Fields, width: int, widths: Mapping[str, int], embedding: Embedding) -> tuple[Slot, ...]:
     numbers = [Slot(f.name, width) for f in fields.dense]
-    ids = [Slot(fields.ids[i].name, w) for w in embedding.widths for i in embedding.columns(w)]
+    ids = [Slot(fields.ids[i].name, w) for w, columns in embedding.blocks for i in columns]
     return (*numbers, *ids, *(Slot(f.name, widths[f.table]) for f in fields.ragged))
 
 

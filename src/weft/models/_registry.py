@@ -111,6 +111,16 @@ def entry(name: str) -> Entry:
     return _ENTRIES[name]
 
 
+def name_of(model: nn.Module) -> str:
+    """The registered name of a model's class."""
+    return next(name for name in names() if entry(name).model is type(model))
+
+
+def representing() -> tuple[str, ...]:
+    """The models whose representation other heads can read; their own head gives any number of outputs."""
+    return tuple(name for name in names("ranker") if hasattr(entry(name).model, "represent"))
+
+
 def config(name: str, options: Mapping[str, Any] | None = None) -> Struct:
     """A model's own options, checked: ConfigError names the path of what is unknown or out of range."""
     for key in options or {}:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from weft.batch import Batch, Fields
+from weft.layers.pooling import Pooling
 from weft.models._inputs import FirstOrder, TableConfig, squeezed
 from weft.models._registry import register
 
@@ -32,7 +33,13 @@ class LR(nn.Module):
     """Logistic regression over all features."""
 
     class Config(TableConfig, frozen=True):
-        """Options."""
+        """Options.
+
+        Attributes:
+            pooling: How the weights of a set become one.
+        """
+
+        pooling: Pooling = "mean"
 
     def __init__(self, fields: Fields, config: Config) -> None:
         super().__init__()

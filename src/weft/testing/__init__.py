@@ -2,7 +2,7 @@
 
 from weft.testing.contract import check, check_fitted, check_ranker, check_retriever, fit, tiny
 from weft.testing.lopsided import make_lopsided
-from weft.testing.worlds import Camps, World, cross_only, third_order, two_camps
+from weft.testing.worlds import Camps, World, cross_only, in_history, third_order, two_camps
 
 __all__ = [
     "Camps",
@@ -13,6 +13,7 @@ __all__ = [
     "check_retriever",
     "cross_only",
     "fit",
+    "in_history",
     "make_lopsided",
     "third_order",
     "tiny",

@@ -27,8 +27,8 @@ Options = Mapping[str, Any]
 NO_DROPOUT: Options = {"dropout": 0.0}
 
 
-def tiny() -> tuple[Fields, Batch]:
-    """Eight rows with a column of every kind, and their fields."""
+def tiny(labels: int = 1) -> tuple[Fields, Batch]:
+    """Eight rows with a column of every kind, and their fields; several labels are different ones."""
     fields = Fields(
         ids=(
             Field(name="user", side="user", rows=6),
@@ -44,6 +44,7 @@ def tiny() -> tuple[Fields, Batch]:
         item="item",
         users=6,
         items=7,
+        outputs=labels,
     )
     row = torch.arange(8)
     ids_BF = torch.stack([2 + row % 4, 2 + row % 5, row % 5], dim=1)
@@ -51,7 +52,7 @@ def tiny() -> tuple[Fields, Batch]:
         ids=ids_BF.int(),
         dense=torch.stack([row.float().sin(), (3.0 * row).cos()], dim=1),
         ragged={"genres": _genres(), "recent": _recent()},
-        label=torch.tensor([1.0, 0, 0, 1, 1, 0, 1, 0])[:, None],
+        label=torch.stack([torch.tensor([1.0, 0, 0, 1, 1, 0, 1, 0]).roll(t) for t in range(labels)], dim=1),
         user=ids_BF[:, 0],
         item=ids_BF[:, 1],
     )
@@ -94,20 +95,20 @@ def _descend(model: nn.Module, squares: dict[int, Tensor], rate: float) -> None:
             weight.detach().index_add_(0, ids, grad / square[ids].sqrt(), alpha=-rate)
 
 
-def check(name: str, options: Options | None = None) -> None:
-    """Check a registered model by its kinds."""
+def check(name: str, options: Options | None = None, *, labels: int = 1) -> None:
+    """Check a registered model by its kinds; several labels are for rankers that learn them."""
     kinds = entry(name).kinds
     if "fitted" in kinds:
         check_fitted(name, options)
     elif "retriever" in kinds:
         check_retriever(name, options)
     else:
-        check_ranker(name, options)
+        check_ranker(name, options, labels=labels)
 
 
-def check_ranker(name: str, options: Options | None = None) -> None:
+def check_ranker(name: str, options: Options | None = None, *, labels: int = 1) -> None:
     """Shapes, finite, batch of one, row independence, every weight moves, save and load, memorises, threads."""
-    fields, batch = tiny()
+    fields, batch = tiny(labels)
     make = _maker(name, fields, options)
     _check_scores(make(), batch)
     _check_learner(make, batch)
@@ -155,14 +156,16 @@ def _maker(name: str, fields: Fields, options: Options | None) -> Callable[[], n
 @torch.no_grad()
 def _check_scores(model: nn.Module, batch: Batch) -> None:
     model.eval()
-    logits_B = score(model, batch)
-    assert logits_B.shape == (len(batch),), f"logits must be [B], got {list(logits_B.shape)}"
-    assert torch.isfinite(logits_B).all(), "logits must be finite"
+    logits = score(model, batch)
+    labels = 1 if batch.label is None else batch.label.shape[1]
+    wanted = (len(batch),) if labels == 1 else (len(batch), labels)
+    assert logits.shape == wanted, f"logits must be {'[B]' if labels == 1 else '[B, T]'}, got {list(logits.shape)}"
+    assert torch.isfinite(logits).all(), "logits must be finite"
     for b in range(len(batch)):
         alone = score(model, _take(batch, [b]))
-        torch.testing.assert_close(alone, logits_B[b : b + 1], msg=lambda m: f"a row alone has another score: {m}")
+        torch.testing.assert_close(alone, logits[b : b + 1], msg=lambda m: f"a row alone has another score: {m}")
     backwards = list(range(len(batch)))[::-1]
-    torch.testing.assert_close(score(model, _take(batch, backwards)), logits_B.flip(0))
+    torch.testing.assert_close(score(model, _take(batch, backwards)), logits.flip(0))
 
 
 def _check_learner(make: Callable[[], nn.Module], batch: Batch) -> None:

@@ -1,6 +1,6 @@
 """Planted worlds: small data whose answer is known by construction.
 
-Dimension key: B rows, F id columns, U users, I items.
+Dimension key: B rows, F id columns, U users, I items, L longest history.
 """
 
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from weft.batch import FIRST_ID, Batch, Field, Fields
+from weft.batch import FIRST_ID, Batch, Field, Fields, Ragged
 
 
 class World(NamedTuple):
@@ -78,6 +78,41 @@ def two_camps(size: int = 20) -> Camps:
         item=ids_BF[:, 1],
     )
     return Camps(fields, train, likes_UI, torch.arange(size))
+
+
+def in_history(rows: int = 2_000, *, items: int = 16, length: int = 6, seed: int = 0) -> World:
+    """The label says whether the item is in the history, of 1 to `length` different items; nothing else is there.
+
+    The sum of a few narrow vectors does not say which items it is made of: with vectors of two numbers a model of the
+    mean stays under an AUC of 0.85. One that weighs each item of the history by the candidate reaches one.
+    """
+    table = items + FIRST_ID
+    fields = Fields(
+        ids=(Field(name="item", side="item", rows=table),),
+        ragged=(Field(name="recent", side="user", rows=table, kind="sequence", table="item", max_length=length),),
+        item="item",
+        items=table,
+    )
+    draw = torch.Generator().manual_seed(seed)
+    return World(fields, *(_histories(rows, items, length, draw) for _ in range(2)))
+
+
+def _histories(rows: int, items: int, length: int, draw: torch.Generator) -> Batch:
+    """Half of the candidates are drawn from the history, half from the other items."""
+    past_BL = torch.rand(rows, items, generator=draw).argsort(1)[:, :length]
+    count_B = torch.randint(1, length + 1, (rows,), generator=draw)
+    kept_BL = torch.arange(length) < count_B[:, None]
+    had_BI = torch.zeros(rows, items, dtype=torch.bool).scatter(1, past_BL, kept_BL)
+    label_B = torch.randint(2, (rows,), generator=draw)
+    item_B = torch.rand(rows, items, generator=draw).masked_fill(had_BI != label_B[:, None].bool(), -1).argmax(1)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), count_B.cumsum(0)])
+    return Batch(
+        ids=item_B[:, None] + FIRST_ID,
+        dense=torch.zeros(rows, 0),
+        ragged={"recent": Ragged(past_BL[kept_BL] + FIRST_ID, offsets)},
+        label=label_B[:, None].float(),
+        item=item_B + FIRST_ID,
+    )
 
 
 def _planted(signal: tuple[str, ...], rows: int, values: int, seed: int) -> World:

@@ -1,6 +1,6 @@
 """What a model is trained for, and what is measured on the validation rows: by the labels' tasks, not by the model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from weft.train.loop import Objective
 Floats = NDArray[np.floating[Any]]
 Metric = Callable[[Floats, Floats], float]
 
-# The first metric of a task decides, unless the recipe names another.
+# The first metric of the first label's task decides, unless the recipe names another.
 METRICS: dict[str, dict[str, Metric]] = {
     "binary": {"auc": metrics.auc, "logloss": metrics.logloss},
     "regression": {"rmse": metrics.rmse},
@@ -36,9 +36,26 @@ def check_labels(labels: Sequence[Label]) -> None:
         raise Unsupported("a multiclass label must be the only one; train a model for each label")
 
 
-def objective(labels: Sequence[Label], precision: str) -> Objective:
-    """The mean over the labels of the loss of each label's task; the forward pass runs in a precision, fp32 or bf16."""
+def check_weights(labels: Sequence[Label], weights: Mapping[str, float]) -> None:
+    """ConfigError where a weight is of no label, or all of them are zero."""
+    names = [label.name for label in labels]
+    for name in weights:
+        if name not in names:
+            raise ConfigError(f"`train.task_weights` names no label: {name!r}; {near(name, names)}")
+    if not any(weights.get(name, 1.0) for name in names):
+        raise ConfigError(f"`train.task_weights` gives no label a weight above zero, got {dict(weights)}; raise one")
+
+
+def objective(labels: Sequence[Label], precision: str, weights: Mapping[str, float]) -> Objective:
+    """Σ w_t L_t / Σ w_t over the labels, L_t the loss of a label's task.
+
+    Args:
+        labels: All labels of the rows.
+        precision: Of the forward pass, fp32 or bf16.
+        weights: w by label name; one where there is none.
+    """
     losses = [for_task(label.task) for label in labels]
+    w = [weights.get(label.name, 1.0) for label in labels]
 
     def loss_of(model: nn.Module, batch: Batch) -> Tensor:
         assert batch.label is not None
@@ -46,8 +63,8 @@ def objective(labels: Sequence[Label], precision: str) -> Objective:
             logits = score(model, batch)
         if len(losses) == 1:
             return losses[0](logits, batch.label, batch.weight)
-        parts = [f(logits[:, t], batch.label[:, t], batch.weight) for t, f in enumerate(losses)]
-        return sum(parts[1:], parts[0]) / len(parts)
+        parts = [w[t] * f(logits[:, t], batch.label[:, t], batch.weight) for t, f in enumerate(losses)]
+        return sum(parts[1:], parts[0]) / sum(w)
 
     return loss_of
 

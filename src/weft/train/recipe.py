@@ -46,7 +46,10 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ftrl_l1: L1 of the rule `ftrl`.
         ftrl_l2: L2 of the rule `ftrl`.
         clip: Largest Euclidean norm of all gradients together; `inf` never clips.
-        monitor: Validation metric that decides; None is the task's own (auc, rmse, poisson_deviance, logloss).
+        task_weights: What the loss of a label counts by the label's name, where several are learned; one where it is
+            not given. The whole loss is the weighted mean of the labels' losses.
+        monitor: Validation metric that decides, such as `click.auc` of several labels; None is the own metric of the
+            first label's task (auc, rmse, poisson_deviance, logloss).
         min_delta: The least change of the metric that counts as better.
         plateau_factor: Every epoch that is not better multiplies the learning rates by it; 1 keeps them.
         min_learning_rate: Floor of the learning rates.
@@ -71,6 +74,7 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ftrl_l1: NotNegative = 0.0
     ftrl_l2: NotNegative = 0.0
     clip: Positive = 10.0
+    task_weights: dict[str, NotNegative] = {}
     monitor: str | None = None
     min_delta: NotNegative = 1e-6
     plateau_factor: Share = 0.1

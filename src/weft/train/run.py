@@ -30,7 +30,7 @@ from weft.data.sample import NegativeSampler, intercept, keep_negatives
 from weft.data.store import Store
 from weft.errors import ArtifactError, ConfigError, Diverged, StaleModel, WeftError
 from weft.models import _registry as registry
-from weft.models._contract import Fitted, set_output_bias
+from weft.models._contract import Fitted, advice, roles_only, set_output_bias
 from weft.models._predict import predict
 from weft.runs import (
     CONFIG,
@@ -48,9 +48,10 @@ from weft.runs import (
 from weft.train.checkpoint import Checkpoints, State, plain
 from weft.train.loop import Epoch, Progress, defined
 from weft.train.loop import train as run_loop
-from weft.train.objective import check_labels, measure, monitored, objective
+from weft.train.objective import check_labels, check_weights, measure, monitored, objective
 from weft.train.optimizers import Optimizer
 from weft.train.precision import choose_device, choose_precision
+from weft.train.pretrained import start_from_parts
 from weft.train.progress import Display, Log
 from weft.train.recipe import Recipe, recipe_from, resolve
 from weft.train.warm_start import warm_start
@@ -159,12 +160,17 @@ class _Run:
         labels = store.schema.roles.label
         recipe = recipe_from(config.recipe)
         check_labels(labels)
+        check_weights(labels, recipe.task_weights)
         if (recipe.negatives or recipe.keep_negatives < 1) and [label.task for label in labels] != ["binary"]:
             raise ConfigError("`train.negatives` and `train.keep_negatives` need one binary label; leave them out")
         model = registry.create(config.model, store.fields, config.options, seed=config.seed)
         model = model.to(choose_device(config.device))
+        for text in advice(model):
+            _say(console, text)
         if config.init is not None and isinstance(model, Fitted):
             raise ConfigError(f"model {config.model!r} starts from no other run: it counts the rows; leave out `init`")
+        if config.init is not None and config.options.get("pretrained") is not None:
+            raise ConfigError("a run starts from `init` or from the parts in `pretrained`, both are given; keep one")
         return _Run(
             folder=folder,
             store=store,
@@ -216,7 +222,7 @@ class _Run:
         ):
             for event in run_loop(
                 self.model,
-                objective(self.store.schema.roles.label, self.config.precision),
+                objective(self.store.schema.roles.label, self.config.precision, self.recipe.task_weights),
                 _OnDevice(loader, self.config.device),
                 self.optimizer,
                 self.recipe,
@@ -235,8 +241,13 @@ class _Run:
                     state = checkpoints.save(state, self.model, self.optimizer, best=best)
         return state
 
+    def _rows(self, split: str) -> Rows:
+        """The rows of a split, without the features that the model does not read."""
+        rows = self.store.split(split)
+        return rows.bare() if roles_only(self.model) else rows
+
     def _train_rows(self) -> Rows:
-        rows = self.store.split("train")
+        rows = self._rows("train")
         if len(rows) == 0:
             raise ConfigError(f"the store {self.config.store!r} has no train row; prepare it with another split")
         if self.recipe.keep_negatives == 1 or rows.label is None:
@@ -257,14 +268,18 @@ class _Run:
 
     def _start_weights(self, rows: Rows) -> None:
         assert rows.label is not None
-        set_output_bias(self.model, self.store.fields.task, float(rows.label[:, 0].mean(dtype=np.float64)))
+        mean_T = rows.label.mean(axis=0, dtype=np.float64) / (1 + self.recipe.negatives)
+        set_output_bias(self.model, [label.task for label in self.store.schema.roles.label], mean_T.tolist())
+        parts = self.config.options.get("pretrained")
+        if parts is not None:
+            _say(self.console, start_from_parts(self.model, parts, self.store.transforms, seed=self.config.seed))
         if self.config.init is not None:
             report = warm_start(self.model, self.store.transforms, SavedRun.open(self.config.init))
             _say(self.console, f"from {self.config.init}: {report}")
 
     def _valid_parts(self) -> Iterator[Rows]:
         """The validation rows; where training samples negatives they have theirs, the same in every epoch."""
-        rows = self.store.split("valid")
+        rows = self._rows("valid")
         for step, start in enumerate(range(0, len(rows), LARGE_BATCH)):
             part = rows.take(slice(start, start + LARGE_BATCH))
             sampler = self._negative_sampler
@@ -279,7 +294,8 @@ class _Run:
                 labels.append(part.label)
                 yield part.batch()
 
-        logit = predict(model, batches(), precision=self.config.precision) + np.float32(self.config.intercept)
+        logit = predict(model, batches(), precision=self.config.precision, keep_position=True)
+        logit += np.float32(self.config.intercept)
         if not labels:
             return {}
         bad = np.flatnonzero(~np.isfinite(logit.reshape(len(logit), -1)).all(axis=1))

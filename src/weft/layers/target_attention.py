@@ -1,0 +1,53 @@
+"""Target attention: what a history weighs depends on the candidate it is read for.
+
+Paper: Zhou et al., KDD 2018, Deep Interest Network, https://arxiv.org/abs/1706.06978, equation (3): a weighted sum
+whose weights are not normalised, so that their sum says how much of the history speaks for the candidate.
+Differs: the unit reads [e, v, e * v], as the authors' code does (which adds e - v, that a linear map makes from e and
+v), not the outer product of the text. PReLU, not Dice, whose value hangs on the other rows of the batch. The output
+bias starts at one, so that training starts from the plain sum: at zero, small vectors would hardly move.
+
+Dimension key: B rows of a batch, V values of a history field, E width, H width of the hidden layer.
+"""
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from weft.layers.mlp import linear
+from weft.layers.pooling import pool, set_of
+
+
+@final
+class TargetAttention(nn.Module):
+    """The activation unit: a(e, v) = w · PReLU(W [e, v, e * v] + b) + c, and the sum Σ_i a(e_i, v) e_i of each history.
+
+    Args:
+        width: E, of a value's vector and of the candidate's.
+        hidden: H; 36 as in the paper's figure 2.
+    """
+
+    def __init__(self, width: int, hidden: int = 36) -> None:
+        super().__init__()
+        self.hidden = linear(3 * width, hidden)
+        self.activation = nn.PReLU()
+        self.out = linear(hidden, 1)
+        nn.init.ones_(self.out.bias)
+
+    def weights(self, rows_VE: Tensor, offsets: Tensor, target_BE: Tensor) -> Tensor:
+        """a(e_i, v) of each value [V]."""
+        target_VE = target_BE.index_select(0, set_of(offsets))
+        hidden_VH = self.activation(self.hidden(torch.cat([rows_VE, target_VE, rows_VE * target_VE], dim=1)))
+        weight_V1: Tensor = self.out(hidden_VH)
+        return weight_V1[:, 0]
+
+    def forward(self, rows_VE: Tensor, offsets: Tensor, known_V: Tensor, target_BE: Tensor) -> Tensor:
+        """The weighted sums [B, E]; an empty history gives zero.
+
+        Args:
+            rows_VE: The vectors of all histories, one after the other.
+            offsets: [B + 1] int64; history b owns rows offsets[b] to offsets[b + 1].
+            known_V: What a value counts beside its attention; zero leaves it out.
+            target_BE: The vector of each row's candidate.
+        """
+        return pool(rows_VE, offsets, known_V * self.weights(rows_VE, offsets, target_BE), "sum")
