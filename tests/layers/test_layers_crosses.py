@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from weft.layers import CrossNet
 from weft.layers.blocks import block_norms, field_means
 from weft.layers.gated_cross import GatedCross, GatedCrossNet
 from weft.layers.low_rank_cross import LowRankCrossNet, MixCrossNet, stacked_maps
@@ -244,14 +245,16 @@ def test_trap_5_a_gated_cross_starts_as_the_authors_code_does() -> None:
         assert weight.std().item() == pytest.approx(1 / 20 / math.sqrt(3), rel=0.02)
 
 
-def test_equal_rows_of_a_full_matrix_give_back_the_product_of_the_vector_cross() -> None:
+def test_equal_rows_of_a_matrix_give_back_the_product_of_the_vector_cross() -> None:
     """W = 1 w^T: x_0 * (W x_0) = x_0 (w · x_0)."""
     vector = make_lopsided(VectorCrossNet(5, 1))
-    low = LowRankCrossNet(5, 1, rank=1).double()
+    full, low = CrossNet(5, 1).double(), LowRankCrossNet(5, 1, rank=1).double()
     with torch.no_grad():
         vector.bias.zero_()
+        full.layers[0].linear.weight.copy_(vector.weight.expand(5, 5))
         low.down.copy_(vector.weight[:, None])
         low.up.fill_(1)
+    torch.testing.assert_close(full(lopsided(3, 5)), vector(lopsided(3, 5)))
     torch.testing.assert_close(low.matrices()[0], vector.weight.expand(5, 5))
     torch.testing.assert_close(low(lopsided(3, 5)), vector(lopsided(3, 5)))
 
