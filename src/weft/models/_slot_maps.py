@@ -1,6 +1,6 @@
 """Pictures of pairs of slots that several models draw alike.
 
-Dimension key: B rows, N slots, E width.
+Dimension key: B rows, N slots, P pairs of slots, H width out, E width.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,18 @@ def names_of(slots: Slots) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def dot_map(names: Sequence[str], x_BNE: Tensor) -> FieldMap:
-    """The dot products <x_m, x_k> of all pairs of slots in each row, with zeros on the diagonal."""
-    products_BNN = (x_BNE @ x_BNE.mT).float()
-    products_BNN.diagonal(dim1=1, dim2=2).zero_()
-    return FieldMap("dot products of pairs", tuple(names), tuple(names), products_BNN, signed=True)
+def dot_map(names: Sequence[str], x_BNE: Tensor, weight_HP: Tensor | None = None) -> FieldMap:
+    """The dot product of each pair of slots in each row, times the length of the weights that read it.
+
+    Args:
+        names: Of the slots.
+        x_BNE: The slots.
+        weight_HP: Of the linear map that reads the products, pairs in the order of the layer `Dots`; None where the
+            products are added up as they are.
+    """
+    read_NN = x_BNE.new_zeros(len(names), len(names))
+    left_P, right_P = torch.tril_indices(len(names), len(names), offset=-1)
+    read_NN[left_P, right_P] = 1.0 if weight_HP is None else weight_HP.norm(dim=0).to(read_NN)
+    strength_BNN = (x_BNE @ x_BNE.mT) * (read_NN + read_NN.T)
+    title = "dot products of pairs" + ("" if weight_HP is None else ", times the length of the weights that read them")
+    return FieldMap(title, tuple(names), tuple(names), strength_BNN.float(), signed=True)

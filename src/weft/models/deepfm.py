@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from weft.batch import Batch, Fields
 from weft.layers import Head, pairwise
+from weft.models._contract import FieldMap
 from weft.models._inputs import DeepConfig, FirstOrder, Slots, deep_part, one_output
 from weft.models._registry import register
+from weft.models._slot_maps import dot_map, names_of
 
 
 @register(
@@ -48,3 +50,7 @@ class DeepFM(nn.Module):
         e_BNE = self.slots(batch)
         linear_B1: Tensor = self.wide(batch) + self.head(self.deep(e_BNE.flatten(1)))
         return linear_B1[:, 0] + pairwise(e_BNE)
+
+    def field_maps(self, batch: Batch) -> list[FieldMap]:
+        """What each pair adds to the logit of each row beside the deep part: <e_i, e_j>."""
+        return [dot_map(names_of(self.slots), self.slots(batch))]

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from weft.batch import Batch, Fields
 from weft.layers import pairwise
+from weft.models._contract import FieldMap
 from weft.models._inputs import FirstOrder, InputConfig, Slots, one_output
 from weft.models._registry import register
+from weft.models._slot_maps import dot_map, names_of
 
 
 @register(
@@ -46,3 +48,7 @@ class FM(nn.Module):
         """Logits [B]."""
         first_B1: Tensor = self.wide(batch)
         return self.bias + first_B1[:, 0] + pairwise(self.slots(batch))
+
+    def field_maps(self, batch: Batch) -> list[FieldMap]:
+        """What each pair adds to the logit of each row: <v_i, v_j> x_i x_j."""
+        return [dot_map(names_of(self.slots), self.slots(batch))]

@@ -1,0 +1,112 @@
+"""DLRM: dot products of all pairs of fields, and the numbers, feed one network.
+
+X = [x_bottom, e_1, ..., e_F] with x_bottom = MLP(dense);  logit = w · MLP([x_bottom, {<X_i, X_j> : i > j}]) + b
+
+Paper: Naumov et al., 2019, https://arxiv.org/abs/1906.00091, and its code github.com/facebookresearch/dlrm. The lower
+triangle without the diagonal, so the top network reads (F + 1) F / 2 + d numbers; the embeddings go no further.
+Numbers come as the schema's transform scales them: `log_standardize` is the counterpart of the paper's log(x + 1).
+Without dense columns X = [e_1, ..., e_F], and the top network reads the F (F - 1) / 2 products only.
+Differs: sets are means unless `pooling` says sum, as in the paper; `initialisation` can be the common recipe's.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from weft.batch import Batch, Fields
+from weft.errors import Unsupported
+from weft.layers import Head
+from weft.layers.dot import Dots
+from weft.models._bottom import BottomConfig, BottomSlots
+from weft.models._contract import FieldMap, embeddings
+from weft.models._inputs import Positive, deep_part, squeezed
+from weft.models._registry import register
+from weft.models._search import Choice, Space
+from weft.models._slot_maps import dot_map
+
+PAPER: Mapping[str, Any] = {
+    "embedding_dim": 16,
+    "bottom": [512, 256, 64],
+    "hidden": [512, 256],
+    "pooling": "sum",
+    "train": {"batch_size": 128, "optimizer": "sgd", "learning_rate": 0.1, "clip": math.inf, "epochs": 1},
+}
+BARS: Mapping[str, Any] = {"bottom": [400, 400, 400], "initialisation": "recipe"}
+
+
+@register(
+    "dlrm",
+    kinds=("ranker",),
+    phases=("ranking", "final ranking"),
+    paper="Naumov et al., 2019, Deep Learning Recommendation Model for Personalization and Recommendation Systems",
+    url="https://arxiv.org/abs/1906.00091",
+    year=2019,
+    strengths="Every pair of fields enters as one number; a small top network, made for huge tables.",
+    weaknesses="The top network sees similarities only, never what a value is by itself.",
+    choose="When tables are huge, numbers are many and the cost of a row must be small.",
+    presets={"paper": PAPER, "bars": BARS},
+)
+@final
+class DLRM(nn.Module):
+    """Bottom network, dot products of pairs, top network."""
+
+    class Config(BottomConfig, frozen=True):
+        """Options.
+
+        Attributes:
+            initialisation: `paper`: tables start from U(-r, r), r = sqrt(1 / rows), whatever `embedding_std` says, and
+                biases from N(0, 1 / outputs); `recipe`: N(0, embedding_std**2) and zeros.
+        """
+
+        SPACE: ClassVar[Space] = {"bottom": Choice(((64,), (400, 400), (512, 256, 64)))}
+
+        hidden: tuple[Positive, ...] = (512, 256)
+        initialisation: Literal["paper", "recipe"] = "paper"
+
+    def __init__(self, fields: Fields, config: Config) -> None:
+        super().__init__()
+        self.slots = BottomSlots(fields, config)
+        self.dots = Dots(len(self.slots.names))
+        bottom = 0 if self.slots.bottom is None else self.slots.width
+        if not bottom + self.dots.width:
+            raise Unsupported(
+                f"model 'dlrm' multiplies pairs of fields and the schema gives only {self.slots.names[0]!r}; "
+                "add features, or choose lr or mlp"
+            )
+        self.top = deep_part(bottom + self.dots.width, config)
+        self.head = Head([self.top.width], fields.outputs)
+        if config.initialisation == "paper":
+            _start_as_published(self)
+
+    def represent(self, batch: Batch) -> tuple[Tensor, ...]:
+        """What the head reads: MLP([x_bottom, dot products])."""
+        x_BNE = self.slots(batch)
+        dots_BP = self.dots(x_BNE)
+        return (self.top(dots_BP if self.slots.bottom is None else torch.cat([x_BNE[:, 0], dots_BP], dim=1)),)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits [B] or [B, T]."""
+        return squeezed(self.head(*self.represent(batch)))
+
+    @torch.no_grad()
+    def field_maps(self, batch: Batch) -> list[FieldMap]:
+        """What each pair brings to the top network: its dot product, times the length of the weights that read it."""
+        above = nn.ModuleList(part for name, part in self.named_children() if name in ("top", "head"))
+        readers = [m.weight[:, m.in_features - self.dots.width :] for m in above.modules() if isinstance(m, nn.Linear)]
+        return [dot_map(self.slots.names, self.slots(batch), readers[0] if readers else None)]
+
+
+@torch.no_grad()
+def _start_as_published(model: nn.Module) -> None:
+    """Tables and biases; weights of linear maps have their published N(0, 2 / (inputs + outputs)) already."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            module.bias.normal_(std=math.sqrt(1 / module.out_features))
+    for layer in embeddings(model):
+        for name in layer.slices:
+            table = layer.table(name)
+            bound = math.sqrt(1 / len(table))
+            table[1:].uniform_(-bound, bound)
