@@ -4,21 +4,27 @@ from weft.layers.cross import Cross, CrossNet
 from weft.layers.embedding import Embedding, Gathered, Slice, Touched, rows_of, sum_duplicates
 from weft.layers.experts import MixtureOfExperts, Towers
 from weft.layers.fm import pairwise
+from weft.layers.gated_cross import GatedCrossNet
+from weft.layers.low_rank_cross import LowRankCrossNet, MixCrossNet
 from weft.layers.mlp import MLP, Head, linear
 from weft.layers.numeric import Numeric
 from weft.layers.pooling import pool
 from weft.layers.position import KnownCurve, ShallowTower, both
 from weft.layers.precision import lowered
 from weft.layers.target_attention import TargetAttention
+from weft.layers.vector_cross import VectorCrossNet
 
 __all__ = [
     "MLP",
     "Cross",
     "CrossNet",
     "Embedding",
+    "GatedCrossNet",
     "Gathered",
     "Head",
     "KnownCurve",
+    "LowRankCrossNet",
+    "MixCrossNet",
     "MixtureOfExperts",
     "Numeric",
     "ShallowTower",
@@ -26,6 +32,7 @@ __all__ = [
     "TargetAttention",
     "Touched",
     "Towers",
+    "VectorCrossNet",
     "both",
     "linear",
     "lowered",

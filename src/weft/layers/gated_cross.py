@@ -34,7 +34,7 @@ class GatedCross(nn.Module):
 
 @final
 class GatedCrossNet(nn.Module):
-    """Gated steps one after the other: `depth` of them reach products of `depth` + 1 features.
+    """Gated steps one after the other: `depth` of them reach products of `depth` + 1 features, and more by the gates.
 
     Args:
         width: D.
@@ -51,6 +51,10 @@ class GatedCrossNet(nn.Module):
         for layer in self.layers:
             c_BD, _ = layer(c0_BD, c_BD)
         return c_BD
+
+    def matrices(self) -> Tensor:
+        """W of each layer, [L, D, D]."""
+        return torch.stack([layer.cross.weight for layer in self.layers if isinstance(layer, GatedCross)])
 
     @torch.no_grad()
     def gates(self, c0_BD: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ Weights of all layers and experts are stacked, one tensor of a kind.
 Dimension key: B rows, D width, R rank, K experts, N experts times rank, L layers.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import repeat
 from typing import Literal, NamedTuple, final
 
 import torch
@@ -59,7 +60,8 @@ class LowRankCrossNet(nn.Module):
     def forward(self, x0_BD: Tensor) -> Tensor:
         """[B, D] -> [B, D]."""
         x0_BD = x_BD = lowered(x0_BD)
-        for down_RD, up_DR, bias_D in zip(self.down.unbind(), self.up.unbind(), self.bias.unbind(), strict=True):
+        weights = (lowered(weight).unbind() for weight in (self.down, self.up, self.bias))
+        for down_RD, up_DR, bias_D in zip(*weights, strict=True):
             x_BD = torch.addcmul(x_BD, x0_BD, F.linear(F.linear(x_BD, down_RD), up_DR, bias_D))
         return x_BD
 
@@ -133,10 +135,11 @@ class MixCrossNet(nn.Module):
         return torch.stack(matrices)
 
     def _layers(self) -> Iterator["_Layer"]:
-        depth = len(self.bias)
-        gates = [None] * depth if self.gate is None else self.gate.expand(depth, -1, -1, -1).squeeze(2).unbind()
-        weights = (self.down, self.core, self.up, self.bias)
-        for down, core, up, bias, gate in zip(*(weight.unbind() for weight in weights), gates, strict=True):
+        gates: Iterable[Tensor | None] = repeat(None, len(self.bias))
+        if self.gate is not None:
+            gates = lowered(self.gate)[:, :, 0].expand(len(self.bias), -1, -1).unbind()
+        weights = (lowered(weight).unbind() for weight in (self.down, self.core, self.up, self.bias))
+        for down, core, up, bias, gate in zip(*weights, gates, strict=True):
             yield _Layer(down, core, up, bias, gate)
 
     def _step(self, layer: "_Layer", x0_BD: Tensor, x_BD: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,7 +152,7 @@ class MixCrossNet(nn.Module):
         second_BKR = self._activation(torch.bmm(first_KBR, layer.core_KRR.transpose(1, 2))).transpose(0, 1)
         gated_BN = (second_BKR * gate_BK[..., None]).flatten(1)
         bias = layer.bias_D if self._softmax else gate_BK.sum(1, keepdim=True) * layer.bias_D
-        u_BD = torch.addmm(bias.to(gated_BN.dtype), gated_BN, layer.up_KRD.flatten(0, 1))
+        u_BD = torch.addmm(bias, gated_BN, layer.up_KRD.flatten(0, 1))
         return torch.addcmul(x_BD, x0_BD, u_BD), gate_BK
 
     def _gates(self, logit_BK: Tensor, experts: int) -> Tensor:

@@ -17,8 +17,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from weft.batch import Batch, Fields
-from weft.layers import Head
-from weft.layers.vector_cross import VectorCrossNet
+from weft.layers import Head, VectorCrossNet
 from weft.models._inputs import DeepConfig, Inputs, deep_part, squeezed
 from weft.models._registry import register
 from weft.models._search import Choice, Range, Space

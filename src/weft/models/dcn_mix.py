@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from weft.batch import Batch, Fields
 from weft.errors import ConfigError
-from weft.layers import Head
-from weft.layers.low_rank_cross import Gate, MixCrossNet, RankActivation
+from weft.layers import Head, MixCrossNet
+from weft.layers.low_rank_cross import Gate, RankActivation
 from weft.models._contract import FieldMap
 from weft.models._flat_maps import pair_maps
 from weft.models._inputs import DeepConfig, Inputs, Positive, deep_part, squeezed

@@ -16,8 +16,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from weft.batch import Batch, Fields
-from weft.layers import CrossNet, Head
-from weft.layers.low_rank_cross import LowRankCrossNet
+from weft.layers import Cross, CrossNet, Head, LowRankCrossNet
 from weft.models._contract import FieldMap
 from weft.models._flat_maps import pair_maps
 from weft.models._inputs import DeepConfig, Inputs, Positive, deep_part, squeezed
@@ -78,7 +77,8 @@ class DCNV2(nn.Module):
         """Strength of each pair of fields in each layer, the same for all rows."""
         if isinstance(self.cross, LowRankCrossNet):
             return pair_maps(self.inputs, self.cross.matrices(), "U V^T")
-        return pair_maps(self.inputs, torch.stack([layer.linear.weight for layer in self.cross.layers]), "W")
+        weights = [layer.linear.weight for layer in self.cross.layers if isinstance(layer, Cross)]
+        return pair_maps(self.inputs, torch.stack(weights), "W")
 
 
 def _crosses(width: int, config: DCNV2.Config) -> CrossNet | LowRankCrossNet:

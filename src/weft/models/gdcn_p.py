@@ -15,8 +15,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from weft.batch import Batch, Fields
-from weft.layers import Head
-from weft.layers.gated_cross import GatedCrossNet
+from weft.layers import GatedCrossNet, Head
 from weft.models._contract import FieldMap
 from weft.models._flat_maps import gate_map, pair_maps
 from weft.models._inputs import DeepConfig, Inputs, deep_part, squeezed
@@ -46,7 +45,7 @@ class GDCNP(nn.Module):
         """Options.
 
         Attributes:
-            num_cross: Gated cross layers; products of up to `num_cross + 1` features.
+            num_cross: Gated cross layers; products of up to `num_cross + 1` features, and more through the gates.
         """
 
         SPACE: ClassVar[Space] = {"num_cross": Range(1, 8)}
@@ -74,6 +73,5 @@ class GDCNP(nn.Module):
     @torch.no_grad()
     def field_maps(self, batch: Batch) -> list[FieldMap]:
         """How far the gates are open for each row, and the strength of each pair of fields in each layer."""
-        weight_LDD = torch.stack([layer.cross.weight for layer in self.cross.layers])
         gates = gate_map(self.inputs, self.cross.gates(self.inputs(batch)))
-        return [gates, *pair_maps(self.inputs, weight_LDD, "W, before the gate")]
+        return [gates, *pair_maps(self.inputs, self.cross.matrices(), "W, before the gate")]
