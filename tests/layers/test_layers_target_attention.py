@@ -19,7 +19,7 @@ def slow(unit: TargetAttention, rows: Tensor, offsets: Tensor, known: Tensor, ta
         for i in range(int(offsets[b]), int(offsets[b + 1])):
             e = rows[i]
             h = unit.hidden.weight @ torch.cat([e, v, e * v]) + unit.hidden.bias
-            h = torch.where(h > 0, h, unit.activation.weight * h)
+            h = torch.where(h > 0, h, unit.slope * h)
             total = total + known[i] * (unit.out.weight[0] @ h + unit.out.bias[0]) * e
         pooled.append(total)
     return torch.stack(pooled)

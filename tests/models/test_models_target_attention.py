@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from msgspec.structs import replace
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
@@ -32,7 +33,7 @@ def attended(inputs: Inputs, batch: Batch, b: int) -> Tensor:
     total = torch.zeros_like(v)
     for e in (table[int(values[i])] for i in range(offsets[b], offsets[b + 1]) if values[i] != 0):
         h = unit.hidden.weight @ torch.cat([e, v, e * v]) + unit.hidden.bias
-        total = total + (unit.out.weight[0] @ torch.where(h > 0, h, unit.activation.weight * h) + unit.out.bias[0]) * e
+        total = total + (unit.out.weight[0] @ torch.where(h > 0, h, unit.slope * h) + unit.out.bias[0]) * e
     return total
 
 
@@ -78,8 +79,8 @@ def test_the_gradient_is_that_of_the_formula() -> None:
     for b in range(8):
         v, total = weight[start + int(batch.ids[b, 1])], torch.zeros(width).double()
         for e in (weight[start + int(values[i])] for i in range(offsets[b], offsets[b + 1]) if values[i] != 0):
-            h = inputs.attention[0].hidden(torch.cat([e, v, e * v]))
-            total = total + inputs.attention[0].out(inputs.attention[0].activation(h)) * e
+            h = F.prelu(inputs.attention[0].hidden(torch.cat([e, v, e * v])), inputs.attention[0].slope)
+            total = total + inputs.attention[0].out(h) * e
         rows.append(total)
     slow = torch.autograd.grad(torch.stack(rows), [weight, *unit], probe)
     for got, want in zip(fast, slow, strict=True):

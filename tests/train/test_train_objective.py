@@ -9,7 +9,7 @@ from weft import losses, metrics
 from weft.batch import Batch
 from weft.errors import ConfigError, Unsupported
 from weft.schema import Label
-from weft.train.objective import check_labels, measure, monitored, objective
+from weft.train.objective import check_labels, check_weights, measure, monitored, objective
 
 LOGIT = torch.tensor([0.3, -1.2, 2.0, 0.1])
 
@@ -32,7 +32,7 @@ def batch(label: Tensor, weight: Tensor | None = None) -> Batch:
 
 def test_one_label_has_its_tasks_loss() -> None:
     label, weight = torch.tensor([[1.0], [0.0], [1.0], [0.0]]), torch.tensor([1.0, 2.0, 0.5, 1.0])
-    found = objective([Label(name="click")], "fp32")(Fixed(LOGIT), batch(label, weight))
+    found = objective([Label(name="click")], "fp32", {})(Fixed(LOGIT), batch(label, weight))
     torch.testing.assert_close(found, losses.logistic(LOGIT, label, weight))
 
 
@@ -40,9 +40,40 @@ def test_several_labels_have_the_mean_of_their_losses() -> None:
     labels = [Label(name="click"), Label(name="plays", task="count")]
     label = torch.tensor([[1.0, 3.0], [0.0, 0.0], [1.0, 1.0], [0.0, 2.0]])
     logits = torch.stack([LOGIT, LOGIT.flip(0)], dim=1)
-    found = objective(labels, "fp32")(Fixed(logits), batch(label))
+    found = objective(labels, "fp32", {})(Fixed(logits), batch(label))
     slow = (losses.logistic(logits[:, 0], label[:, 0]) + losses.poisson(logits[:, 1], label[:, 1])) / 2
     torch.testing.assert_close(found, slow)
+
+
+def test_losses_are_weighed_by_the_labels_names() -> None:
+    labels = [Label(name="click"), Label(name="plays", task="count"), Label(name="stars", task="regression")]
+    label = torch.tensor([[1.0, 3.0, 4.0], [0.0, 0.0, 2.0], [1.0, 1.0, 5.0], [0.0, 2.0, 3.0]])
+    weight = torch.tensor([1.0, 2.0, 0.5, 1.0])
+    logits = torch.stack([LOGIT, LOGIT.flip(0), LOGIT + 1], dim=1).requires_grad_()
+    found = objective(labels, "fp32", {"plays": 3.0, "stars": 0.25})(Fixed(logits), batch(label, weight))
+    slow = losses.logistic(logits[:, 0], label[:, 0], weight)
+    slow = slow + 3.0 * losses.poisson(logits[:, 1], label[:, 1], weight)
+    slow = (slow + 0.25 * losses.squared_error(logits[:, 2], label[:, 2], weight)) / 4.25
+    torch.testing.assert_close(found, slow)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in (found, slow)))
+
+
+def test_a_label_of_weight_zero_teaches_nothing() -> None:
+    labels = [Label(name="click"), Label(name="like")]
+    logits = torch.stack([LOGIT, LOGIT.flip(0)], dim=1).requires_grad_()
+    label = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
+    objective(labels, "fp32", {"like": 0.0})(Fixed(logits), batch(label)).backward()
+    assert logits.grad[:, 0].all()
+    assert not logits.grad[:, 1].any()
+
+
+def test_weights_of_labels_that_are_not_there_are_refused() -> None:
+    labels = [Label(name="click"), Label(name="like")]
+    check_weights(labels, {"like": 0.0})
+    with pytest.raises(ConfigError, match=r"names no label: 'clik'; did you mean click"):
+        check_weights(labels, {"clik": 2.0})
+    with pytest.raises(ConfigError, match="no label a weight above zero"):
+        check_weights(labels, {"click": 0.0, "like": 0.0})
 
 
 def test_metrics_by_task() -> None:

@@ -142,7 +142,7 @@ def in_words(schema: Schema, protocol: Protocol) -> str:
     if protocol.kind == "pointwise":
         parts.append(_groups(schema))
     if protocol.kind == "full":
-        parts.append(f"relevant from {protocol.relevant:g}, seen items {_seen(protocol)}")
+        parts.append(f"relevant from {protocol.relevant:g}{_of_label(schema)}, seen items {_seen(protocol)}")
     if protocol.kind != "pointwise":
         parts.append("equal scores in random order")
     if schema.roles.position is not None:
@@ -156,6 +156,12 @@ def _groups(schema: Schema) -> str:
     if schema.roles.group is not None:
         return f"NDCG and GAUC within {schema.roles.group}"
     return f"GAUC within {schema.roles.user}" if schema.roles.user is not None else ""
+
+
+def _of_label(schema: Schema) -> str:
+    """Which of several labels says what is relevant, and which score orders the lists."""
+    labels = schema.roles.label
+    return f" of {labels[0].name}" if len(labels) > 1 else ""
 
 
 def _seen(protocol: Protocol) -> str:

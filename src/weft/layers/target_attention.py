@@ -22,6 +22,9 @@ from weft.layers.pooling import pool, set_of
 class TargetAttention(nn.Module):
     """The activation unit: a(e, v) = w · PReLU(W [e, v, e * v] + b) + c, and the sum Σ_i a(e_i, v) e_i of each history.
 
+    A PReLU of slope s is s z + (1 - s) max(z, 0). It is mixed after w, where a value has one number, not H: the same
+    function in half of the time.
+
     Args:
         width: E, of a value's vector and of the candidate's.
         hidden: H; 36 as in the paper's figure 2.
@@ -30,15 +33,15 @@ class TargetAttention(nn.Module):
     def __init__(self, width: int, hidden: int = 36) -> None:
         super().__init__()
         self.hidden = linear(3 * width, hidden)
-        self.activation = nn.PReLU()
+        self.slope = nn.Parameter(torch.full((1,), 0.25))
         self.out = linear(hidden, 1)
         nn.init.ones_(self.out.bias)
 
     def weights(self, rows_VE: Tensor, offsets: Tensor, target_BE: Tensor) -> Tensor:
         """a(e_i, v) of each value [V]."""
         target_VE = target_BE.index_select(0, set_of(offsets))
-        hidden_VH = self.activation(self.hidden(torch.cat([rows_VE, target_VE, rows_VE * target_VE], dim=1)))
-        weight_V1: Tensor = self.out(hidden_VH)
+        z_VH = self.hidden(torch.cat([rows_VE, target_VE, rows_VE * target_VE], dim=1))
+        weight_V1: Tensor = self.slope * self.out(z_VH) + (1 - self.slope) * self.out(z_VH.relu())
         return weight_V1[:, 0]
 
     def forward(self, rows_VE: Tensor, offsets: Tensor, known_V: Tensor, target_BE: Tensor) -> Tensor:

@@ -1,20 +1,26 @@
 """The simulated music service of weft.data.music as tables and a schema; nothing is downloaded.
 
+Protocol `plays` has one label, `tasks` has three: whether a shown track was played, liked, and heard to its end.
+
 The schema names no cross: a model has to find them, or `weft crosses` has to propose them.
 """
 
+import polars as pl
+
 from weft.data.catalog._files import Dataset, Files, Tables
-from weft.data.music import MusicConfig, simulate
+from weft.data.music import MusicConfig, MusicWorld, simulate
 from weft.schema import Categorical, Count, Dense, Label, MultiHot, Protocol, Roles, Schema, Sequence, TimeSplit
 from weft.schema import Tables as TableNames
 
 DAY = 86_400.0
+TASKS = ("played", "liked", "finished")
 
 
 def _read(files: Files, protocol: str, options: MusicConfig) -> Tables:
     world = simulate(options)
+    several = protocol == "tasks"
     frames = {
-        "interactions": world.impressions,
+        "interactions": with_finished(world) if several else world.impressions,
         "users": world.users,
         "items": world.tracks,
         "truth": world.truth,
@@ -23,10 +29,17 @@ def _read(files: Files, protocol: str, options: MusicConfig) -> Tables:
         f"Simulated: {options.rows:,} impressions, seed {options.seed}. truth.parquet is the answer, row by row; it is "
         "for tests, and no schema may name it.",
     )
-    return Tables(frames, _schema(options), notes)
+    return Tables(frames, _schema(options, TASKS if several else TASKS[:1]), notes)
 
 
-def _schema(options: MusicConfig) -> Schema:
+def with_finished(world: MusicWorld) -> pl.DataFrame:
+    """The impressions, and a column `finished`: played as long as the track lasts."""
+    duration = world.tracks.select("track_id", "duration")
+    joined = world.impressions.join(duration, on="track_id", how="left", maintain_order="left")
+    return joined.with_columns(finished=(pl.col("listen_seconds") >= pl.col("duration")).cast(pl.Int8)).drop("duration")
+
+
+def _schema(options: MusicConfig, labels: tuple[str, ...]) -> Schema:
     return Schema(
         name="music",
         tables=TableNames(interactions="interactions.parquet", users="users.parquet", items="items.parquet"),
@@ -54,7 +67,7 @@ def _schema(options: MusicConfig) -> Schema:
             user="user_id",
             item="track_id",
             time="time",
-            label=(Label(name="played"),),
+            label=tuple(Label(name=name) for name in labels),
             position="position",
             propensity="propensity",
             group="request",
@@ -74,7 +87,7 @@ def _schema(options: MusicConfig) -> Schema:
 DATASET = Dataset(
     name="music",
     title="A simulated music service with planted crosses",
-    protocols=("plays",),
+    protocols=("plays", "tasks"),
     terms="Made by weft; free of any terms.",
     options=MusicConfig,
     read=_read,
