@@ -185,6 +185,15 @@ def test_1m_ncf_is_the_published_split_under_the_raw_ids(tmp_path: Path) -> None
     assert "1 users have their test movie" in (out / "README.txt").read_text()
 
 
+def test_1m_ncf_may_train_on_the_validation_rows_as_published(tmp_path: Path) -> None:
+    source, options = write_1m(tmp_path / "ml-1m"), {"valid": "false"}
+    out = catalog.get("movielens-1m", tmp_path / "out", protocol="ncf", source=source, options=options)
+    found = check(out)
+    assert read(out)["split"].to_list() == ["train"] * 4 + ["test"] * 2
+    assert str(found.protocol.name).endswith("no validation rows")
+    assert "no validation rows, as published" in (out / "README.txt").read_text()
+
+
 def test_1m_reads_the_rebuilt_table_and_the_neighbour_folder(tmp_path: Path) -> None:
     source = write_1m(tmp_path / "ml-1m")
     ncf = tmp_path / "ncf"

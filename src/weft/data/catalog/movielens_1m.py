@@ -49,16 +49,22 @@ _FIELDS = (
 
 
 class MovieLensOptions(Options, frozen=True, kw_only=True):
-    """Options of the data set: `seed` of the random split of `ctr` and `rating`."""
+    """Options of the data set.
+
+    Attributes:
+        seed: Of the random split of `ctr` and `rating`.
+        valid: Keep the newest train movie of each user of `ncf` for validation; without it is trained on, as published.
+    """
 
     seed: Annotated[int, Meta(ge=0)] = 0
+    valid: bool = True
 
 
 def _read(files: Files, protocol: str, options: MovieLensOptions) -> Tables:
     tables = {"users": _users(files), "items": _items(files)}
     ratings = _ratings(files)
     if protocol == "ncf":
-        return _ncf(files, ratings, tables)
+        return _ncf(files, ratings, tables, options.valid)
     split = RandomSplit(valid=0.1, test=0.1, seed=options.seed)
     if protocol == "ctr":
         return Tables({"interactions": _liked(ratings), **tables}, _ctr_schema(split))
@@ -128,7 +134,7 @@ def _rating_schema(split: RandomSplit) -> Schema:
 # ---- ncf ----
 
 
-def _ncf(files: Files, ratings: pl.DataFrame, tables: dict[str, pl.DataFrame]) -> Tables:
+def _ncf(files: Files, ratings: pl.DataFrame, tables: dict[str, pl.DataFrame], valid: bool) -> Tables:
     """The published split under MovieLens's own ids.
 
     The files count users from 0 and movies by their first appearance in ratings.dat. A user's train rows stand newest
@@ -141,18 +147,20 @@ def _ncf(files: Files, ratings: pl.DataFrame, tables: dict[str, pl.DataFrame]) -
     notes = (
         f"{repeated} users have their test movie among their 99 negatives in the published file: that negative is null "
         "in candidates.parquet and cannot be ranked.",
-        "The validation row is the user's newest train row; the published protocol has none.",
+        "The validation row is the user's newest train row; the published protocol has none."
+        if valid
+        else "There are no validation rows, as published.",
         "`place` is the order of a user's rows, not a time: it must not be compared between users.",
     )
-    frames = {"interactions": _ncf_rows(train, test, movies), **tables, "candidates": candidates}
-    return Tables(frames, _ncf_schema(), notes)
+    frames = {"interactions": _ncf_rows(train, test, movies, valid), **tables, "candidates": candidates}
+    return Tables(frames, _ncf_schema(valid), notes)
 
 
-def _ncf_rows(train: pl.DataFrame, test: pl.DataFrame, movies: pl.Series) -> pl.DataFrame:
+def _ncf_rows(train: pl.DataFrame, test: pl.DataFrame, movies: pl.Series, valid: bool) -> pl.DataFrame:
     newest_first = pl.int_range(pl.len()).over("user")
     train = train.with_columns(
         place=pl.len().over("user") - 1 - newest_first,
-        split=pl.when(newest_first == 0).then(pl.lit("valid")).otherwise(pl.lit("train")),
+        split=pl.when((newest_first == 0) & valid).then(pl.lit("valid")).otherwise(pl.lit("train")),
     )
     count = train.group_by("user", maintain_order=True).len("place")
     test = test.join(count, on="user", how="left", maintain_order="left").with_columns(split=pl.lit("test"))
@@ -193,7 +201,8 @@ def _raw(places: pl.Series, movies: pl.Series) -> pl.Series:
     return movies.gather(places)
 
 
-def _ncf_schema() -> Schema:
+def _ncf_schema(valid: bool) -> Schema:
+    validation = "" if valid else ", no validation rows"
     return Schema(
         name="movielens-1m ncf",
         tables=_TABLES,
@@ -202,7 +211,7 @@ def _ncf_schema() -> Schema:
         split=ColumnSplit(column="split"),
         protocol=Protocol(
             kind="candidates",
-            name="ml-1m ncf, last one out among 99 published negatives (repeated positives dropped)",
+            name=f"ml-1m ncf, last one out among 99 published negatives (repeated positives dropped){validation}",
             k=(10,),
             candidates="candidates.parquet",
         ),
