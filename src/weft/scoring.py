@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from weft.batch import Batch
 from weft.errors import Diverged
-from weft.models import Retriever
+from weft.models import Retriever, served
 from weft.models._predict import predict
 from weft.transforms.encode import Transforms
 from weft.transforms.rows import Rows, concat
@@ -37,7 +37,7 @@ class Scorer:
     """
 
     def __init__(self, model: nn.Module, transforms: Transforms, items: Rows, *, intercept: float = 0.0) -> None:
-        self.model, self.transforms, self.items, self.intercept = model, transforms, items, intercept
+        self.model, self.transforms, self.items, self.intercept = served(model), transforms, items, intercept
 
     def catalogue(self, users: Rows, times: Times | None = None) -> Scores:
         """Score every item of the catalogue for each user row: [U, I], as of each row's time (None: now).

@@ -2,7 +2,8 @@
 
 Users open the service at their preferred hours, in sessions of a few requests. A request shows a slate of distinct
 tracks: popular ones, ones near the user's taste, ones played before, and random ones. A share of the requests is
-ordered at random, the others by a logging policy whose score has a chosen correlation with the true relevance.
+ordered at random, the others by a logging policy whose score has a chosen correlation with the true relevance; the rest
+of that score is chance, or the policy's own liking for some tracks, which has nothing to do with relevance.
 The user looks at position p with probability p ** -position_bias (the position-based model of Richardson et al.,
 WWW 2007) and plays a track that was seen with probability
 
@@ -110,6 +111,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "users": (20, 1_000_000),
     "tracks": (200, 50_000),
     "policy_correlation": (-1.0, 1.0),
+    "policy_favouritism": (0.0, 1.0),
     "random_share": (0.0, 1.0),
     "position_bias": (0.0, 4.0),
     "drift": (0.0, 3.0),
@@ -127,6 +129,8 @@ class MusicConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         tracks: how many; None grows with the square root of the rows.
         policy_correlation: correlation, within a request, of the score that the logging policy sorts by with the true
             logit: 1 is the best order, 0 an order that knows nothing, -1 the worst.
+        policy_favouritism: of the rest of that score, the share of the variance that is a fixed liking for each track;
+            what remains is drawn anew each time.
         random_share: share of the requests whose order is uniformly random.
         position_bias: position p is looked at with probability p ** -position_bias.
         drift: how fast tastes turn, in radians a week.
@@ -141,6 +145,7 @@ class MusicConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     users: int | None = None
     tracks: int | None = None
     policy_correlation: float = 0.5
+    policy_favouritism: float = 0.0
     random_share: float = 0.1
     position_bias: float = 0.5
     drift: float = 0.15
@@ -212,12 +217,13 @@ def simulate(config: MusicConfig) -> MusicWorld:
     >>> world.impressions.height, world.users.height, world.tracks.height
     (1000, 20, 300)
     """
-    streams = np.random.default_rng(config.seed).spawn(6)
-    for_users, for_tracks, for_names, for_effects, for_requests, for_slates = streams
+    streams = np.random.default_rng(config.seed).spawn(7)
+    for_users, for_tracks, for_names, for_effects, for_requests, for_slates, for_policy = streams
     users = _draw_users(for_users, config.num_users())
     tracks = _draw_tracks(for_tracks, config.num_tracks())
     effects = _draw_effects(for_effects, users, tracks)
-    service = _Service(config, users, tracks, effects, _catalogue(tracks))
+    liking_T = for_policy.standard_normal(config.num_tracks())
+    service = _Service(config, users, tracks, effects, _catalogue(tracks), liking_T)
     requests = _draw_requests(for_requests, users, config)
     log = _serve(for_slates, service, requests)
     return MusicWorld(
@@ -658,12 +664,15 @@ def _first_distinct(values: Ints, count: int) -> Ints:
     return np.take_along_axis(values, keep, axis=1)
 
 
-def _policy_order(rng: np.random.Generator, logit_RS: Floats, correlation: float, randomised_R: Bools) -> Ints:
-    """Sort by a score that has the given correlation with the logit, or with none where the order is random."""
+def _policy_order(
+    rng: np.random.Generator, logit_RS: Floats, liking_RS: Floats, config: MusicConfig, randomised_R: Bools
+) -> Ints:
+    """Sort by a score that has the given correlation with the logit, or by chance where the order is random."""
     spread = logit_RS.std(axis=1, keepdims=True)
     relevance_RS = (logit_RS - logit_RS.mean(axis=1, keepdims=True)) / np.maximum(spread, 1e-12)
-    correlation_R1 = np.where(randomised_R, 0.0, correlation)[:, None]
-    noise_RS = rng.standard_normal(logit_RS.shape)
+    correlation_R1 = np.where(randomised_R, 0.0, config.policy_correlation)[:, None]
+    liked_R1 = np.where(randomised_R, 0.0, config.policy_favouritism)[:, None]
+    noise_RS = np.sqrt(1.0 - liked_R1) * rng.standard_normal(logit_RS.shape) + np.sqrt(liked_R1) * liking_RS
     score_RS = correlation_R1 * relevance_RS + np.sqrt(1.0 - correlation_R1**2) * noise_RS
     return np.argsort(-score_RS, axis=1, kind="stable")
 
@@ -675,6 +684,7 @@ class _Service:
     tracks: _Tracks
     effects: _Effects
     catalogue: _Catalogue
+    liking_T: Floats  # the policy's own
 
 
 class _Log(NamedTuple):
@@ -708,7 +718,7 @@ def _answer(rng: np.random.Generator, service: _Service, history: _History, requ
     first_order_RS = _first_order(service.effects, requests, track_RS)
     logit_RS = first_order_RS + _crossed(service, requests, track_RS)
     logit_RS += _liking(service.tracks, taste_RG, track_RS) + history.familiarity(service.tracks, user_R, track_RS)
-    order_RS = _policy_order(rng, logit_RS, config.policy_correlation, requests.randomised)
+    order_RS = _policy_order(rng, logit_RS, service.liking_T[track_RS], config, requests.randomised)
     track_RS = np.take_along_axis(track_RS, order_RS, axis=1)
     first_order_RS = np.take_along_axis(first_order_RS, order_RS, axis=1)
     logit_RS = np.take_along_axis(logit_RS, order_RS, axis=1)

@@ -2,10 +2,11 @@
 
 from weft.testing.contract import check, check_fitted, check_ranker, check_retriever, fit, tiny
 from weft.testing.lopsided import make_lopsided
-from weft.testing.worlds import Camps, World, cross_only, in_history, third_order, two_camps
+from weft.testing.worlds import Camps, Page, World, cross_only, in_history, position_bias, third_order, two_camps
 
 __all__ = [
     "Camps",
+    "Page",
     "World",
     "check",
     "check_fitted",
@@ -15,6 +16,7 @@ __all__ = [
     "fit",
     "in_history",
     "make_lopsided",
+    "position_bias",
     "third_order",
     "tiny",
     "two_camps",

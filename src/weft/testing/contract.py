@@ -53,6 +53,7 @@ def tiny(labels: int = 1) -> tuple[Fields, Batch]:
         dense=torch.stack([row.float().sin(), (3.0 * row).cos()], dim=1),
         ragged={"genres": _genres(), "recent": _recent()},
         label=torch.stack([torch.tensor([1.0, 0, 0, 1, 1, 0, 1, 0]).roll(t) for t in range(labels)], dim=1),
+        position=1 + row // 2,
         user=ids_BF[:, 0],
         item=ids_BF[:, 1],
     )

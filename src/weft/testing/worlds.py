@@ -35,6 +35,24 @@ class Camps(NamedTuple):
     answer_U: Tensor
 
 
+class Page(NamedTuple):
+    """A world of items on a page that is looked at from the top.
+
+    Attributes:
+        fields: The item.
+        train: What was shown where, and clicked.
+        items: A row for each item, without a position.
+        relevance: [I], P(click | seen) of each item.
+        seen: [P], P(seen | position).
+    """
+
+    fields: Fields
+    train: Batch
+    items: Batch
+    relevance: Tensor
+    seen: Tensor
+
+
 def cross_only(rows: int = 2_000, *, values: int = 8, seed: int = 0) -> World:
     """The label is the product of a sign of `a` and a sign of `b`; each alone says nothing.
 
@@ -113,6 +131,33 @@ def _histories(rows: int, items: int, length: int, draw: torch.Generator) -> Bat
         label=label_B[:, None].float(),
         item=item_B + FIRST_ID,
     )
+
+
+def position_bias(rows: int = 12_000, *, shuffled: float = 0.3, seed: int = 0) -> Page:
+    """Four items on a page of four places, the best one last; P(click) = P(seen | position) * relevance.
+
+    By clicks alone the worst item, which stands first, is the best. Where a share of the rows is shuffled, position and
+    relevance can be told apart; where none is, nobody can.
+
+    >>> world = position_bias(10)
+    >>> (world.relevance.diff() > 0).all().item(), (world.seen.diff() < 0).all().item()
+    (True, True)
+    """
+    draw = torch.Generator().manual_seed(seed)
+    relevance_I = torch.tensor([0.35, 0.5, 0.65, 0.8])
+    seen_P = 1.0 / torch.arange(1.0, 5.0)
+    place_B = torch.randint(4, (rows,), generator=draw)
+    other_B = torch.randint(4, (rows,), generator=draw)
+    item_B = torch.where(torch.rand(rows, generator=draw) < shuffled, other_B, place_B)
+    click_B = torch.rand(rows, generator=draw) < relevance_I[item_B] * seen_P[place_B]
+    fields = Fields(ids=(Field(name="item", side="item", rows=4 + FIRST_ID),), item="item")
+    train = _shown(item_B, label=click_B.float()[:, None], position=1 + place_B)
+    return Page(fields, train, _shown(torch.arange(4)), relevance_I, seen_P)
+
+
+def _shown(item_B: Tensor, *, label: Tensor | None = None, position: Tensor | None = None) -> Batch:
+    ids_BF = item_B[:, None] + FIRST_ID
+    return Batch(ids=ids_BF, dense=torch.zeros(len(item_B), 0), ragged={}, label=label, position=position)
 
 
 def _planted(signal: tuple[str, ...], rows: int, values: int, seed: int) -> World:

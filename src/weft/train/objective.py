@@ -13,8 +13,10 @@ from weft.errors import ConfigError, Unsupported, near
 from weft.losses import for_task
 from weft.models._contract import score
 from weft.models._predict import autocast
-from weft.schema import Label
+from weft.models.position import Position
+from weft.schema import Label, Roles
 from weft.train.loop import Objective
+from weft.train.recipe import Recipe
 
 Floats = NDArray[np.floating[Any]]
 Metric = Callable[[Floats, Floats], float]
@@ -44,6 +46,32 @@ def check_weights(labels: Sequence[Label], weights: Mapping[str, float]) -> None
             raise ConfigError(f"`train.task_weights` names no label: {name!r}; {near(name, names)}")
     if not any(weights.get(name, 1.0) for name in names):
         raise ConfigError(f"`train.task_weights` gives no label a weight above zero, got {dict(weights)}; raise one")
+
+
+def check_position(model: nn.Module, roles: Roles, recipe: Recipe) -> None:
+    """Unsupported or ConfigError where a model is to learn what positions do from rows that cannot tell it."""
+    if not isinstance(model, Position):
+        return
+    if roles.position is None:
+        raise Unsupported(
+            "`position` learns where rows were shown, and the schema does not say; set `position` in [roles], or leave "
+            "out the option `position`"
+        )
+    if recipe.negatives:
+        raise ConfigError(
+            f"`train.negatives` = {recipe.negatives} adds rows that were shown nowhere, and `position` learns where "
+            "rows were shown; leave out one of them"
+        )
+    if model.pal and any(label.task != "binary" for label in roles.label):
+        raise Unsupported(
+            "position.kind = pal multiplies probabilities of a yes, and not every label is binary; set "
+            "position.kind=watch_next"
+        )
+    if model.pal and recipe.keep_negatives < 1:
+        raise ConfigError(
+            f"`train.keep_negatives` = {recipe.keep_negatives} changes P(click) so that it is no product any more; "
+            "leave it out, or set position.kind=watch_next"
+        )
 
 
 def objective(labels: Sequence[Label], precision: str, weights: Mapping[str, float]) -> Objective:

@@ -32,6 +32,7 @@ from weft.errors import ArtifactError, ConfigError, Diverged, StaleModel, WeftEr
 from weft.models import _registry as registry
 from weft.models._contract import Fitted, advice, roles_only, set_output_bias
 from weft.models._predict import predict
+from weft.models.position import Position
 from weft.runs import (
     CONFIG,
     KIND,
@@ -48,7 +49,7 @@ from weft.runs import (
 from weft.train.checkpoint import Checkpoints, State, plain
 from weft.train.loop import Epoch, Progress, defined
 from weft.train.loop import train as run_loop
-from weft.train.objective import check_labels, check_weights, measure, monitored, objective
+from weft.train.objective import check_labels, check_position, check_weights, measure, monitored, objective
 from weft.train.optimizers import Optimizer
 from weft.train.precision import choose_device, choose_precision
 from weft.train.pretrained import start_from_parts
@@ -164,6 +165,7 @@ class _Run:
         if (recipe.negatives or recipe.keep_negatives < 1) and [label.task for label in labels] != ["binary"]:
             raise ConfigError("`train.negatives` and `train.keep_negatives` need one binary label; leave them out")
         model = registry.create(config.model, store.fields, config.options, seed=config.seed)
+        check_position(model, store.schema.roles, recipe)
         model = model.to(choose_device(config.device))
         for text in advice(model):
             _say(console, text)
@@ -286,6 +288,11 @@ class _Run:
             yield part if sampler is None else sampler(part, epoch=self.recipe.epochs, step=step)
 
     def _validate(self, model: nn.Module) -> dict[str, float]:
+        """Metrics of what the loss trains, so with the positions, which most models do not read.
+
+        Without them a model that takes the order of the page for what pleases would look better than one that has told
+        the two apart.
+        """
         labels: list[NDArray[np.float32]] = []
 
         def batches() -> Iterator[Batch]:
@@ -308,13 +315,16 @@ class _Run:
 
     def _finish(self, state: State) -> None:
         best, negatives = state.progress, self.recipe.negatives
+        protocol = ["pointwise"]
+        protocol += [f"{negatives} sampled negatives a row"] if negatives else []
+        protocol += ["position given"] if isinstance(self.model, Position) else []
         report = RunReport(
             model=self.config.model,
             data=self.config.data,
             rows=len(self.store.split("valid")),
             epoch=best.best_epoch,
             metrics=best.best_metrics,
-            protocol=f"pointwise, {negatives} sampled negatives a row" if negatives else "pointwise",
+            protocol=", ".join(protocol),
             parameters=sum(p.numel() for p in self.model.parameters()),
             seconds=state.seconds,
         )
