@@ -6,7 +6,7 @@
     weft.Recommender.load("run").recommend("some user", k=10)
 
 Every public name stands in `__all__` and is imported when it is first used, so that `import weft` loads no torch and no
-polars. `weft.train` and `weft.evaluate` are packages that can be called.
+polars. `weft.train`, `weft.evaluate` and `weft.explain` are packages that can be called.
 """
 
 from importlib import import_module
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from weft.evaluate.evaluator import evaluate as evaluate
     from weft.evaluate.predict import predict as predict
     from weft.evaluate.report import Report as Report
+    from weft.explain.explainer import explain as explain
     from weft.models import create as create_model
     from weft.recommend.recommender import Recommender as Recommender
     from weft.schema import (
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         Tables,
         TimeSplit,
     )
+    from weft.study.compare import compare as compare
     from weft.train.run import train as train
 
 __version__ = "0.1.0"
@@ -69,16 +71,18 @@ __all__ = [
     "TimeSplit",
     "WeftError",
     "__version__",
+    "compare",
     "create_model",
     "describe",
     "evaluate",
+    "explain",
     "models",
     "predict",
     "prepare",
     "train",
 ]
 
-_PACKAGES = ("evaluate", "models", "train")
+_PACKAGES = ("evaluate", "explain", "models", "train")
 _HOMES = {
     "Batch": "weft.batch",
     "Fields": "weft.batch",
@@ -86,6 +90,7 @@ _HOMES = {
     "Report": "weft.evaluate.report",
     "Store": "weft.data.store",
     "WeftError": "weft.errors",
+    "compare": "weft.study.compare",
     "describe": "weft.data.describe",
     "predict": "weft.evaluate.predict",
     "prepare": "weft.data.store",

@@ -214,6 +214,64 @@ def evaluate(
     sys.stdout.write(report.json() + "\n") if json else report.render(_console())
 
 
+def compare(
+    store: Store,
+    /,
+    *,
+    models: tuple[str, ...],
+    out: str,
+    seeds: int = 1,
+    tune: int = 0,
+    preset: str | None = None,
+    set: tuple[str, ...] = (),
+    metric: str | None = None,
+    protocol: str | None = None,
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    device: str = "auto",
+    json: bool = False,
+) -> None:
+    """Train models with the same seeds, judge them on the same test rows, and tell which differences are real.
+
+    Example: weft compare stores/ml1m --models dcn_v2 deepfm --seeds 3 --preset bars --out compared
+
+    Args:
+        store: A store.
+        models: Names of `weft models`, or all; popularity, lr and gbdt (with lightgbm) join them.
+        out: The folder to write: leaderboard.json, leaderboard.html and the runs; asked again, it goes on.
+        seeds: Runs of each model.
+        tune: Search each model's settings with so many trials on the validation rows first; needs weft[tune].
+        preset: A named recipe (`bars`), for the models that have it.
+        set: Options as key=value, for the models that have them; `train.KEY` addresses the loop.
+        metric: What to sort by; the task's or protocol's main one without this.
+        protocol: pointwise, full or candidates; the schema's own without this.
+        precision: bf16 matrix products where the machine has them (auto), or always or never.
+        device: cpu, cuda, or auto.
+        json: Print the leaderboard as one JSON object.
+    """
+    from weft.study.compare import PAGE
+    from weft.study.compare import compare as run_compare
+
+    board = run_compare(
+        store,
+        models,
+        out=out,
+        seeds=seeds,
+        trials=tune,
+        preset=preset,
+        sets=set,
+        metric=metric,
+        protocol=protocol,
+        precision=precision,
+        device=device,
+        console=_console(stderr=json),
+    )
+    if json:
+        sys.stdout.write(board.json() + "\n")
+        return
+    board.render(_console())
+    _say(f"wrote {out}; open {out}/{PAGE}")
+
+
 def predict(
     run: RunPath, table: Annotated[Positional[str], arg(metavar="TABLE")], /, *, out: str, store: str | None = None
 ) -> None:
@@ -268,6 +326,48 @@ def recommend(
             render(answer, _console())
 
 
+def explain(
+    run: RunPath,
+    /,
+    *,
+    out: str,
+    user: str | None = None,
+    item: str | None = None,
+    split: Literal["train", "valid", "test"] = "test",
+    rows: int = 10_000,
+    seed: int = 0,
+    store: str | None = None,
+    json: bool = False,
+) -> None:
+    """What a model looks at: importance of features, pairs of fields, weights of crosses; as JSON and as a page.
+
+    Example: weft explain runs/dcn --user 42 --item 260 --out why
+
+    Args:
+        run: A run folder.
+        out: The folder to write: explanation.json and index.html, which needs no network.
+        user: With --item, the pair that is explained too; an external id.
+        item: An external id.
+        split: Whose rows are sampled.
+        rows: At most so many.
+        seed: Of the sample, the shuffles and the intervals.
+        store: The store, if it was moved since training.
+        json: Print the numbers as one JSON object.
+    """
+    from weft.explain.explainer import explain as run_explain
+    from weft.explain.text import render
+
+    console = _console(stderr=True)
+    found = run_explain(
+        run, out=out, user=user, item=item, split=split, rows=rows, store=store, seed=seed, console=console
+    )
+    if json:
+        _print_json(found)
+        return
+    render(found, _console())
+    _say(f"wrote {out}; open {out}/index.html")
+
+
 def dimensions(run: RunPath, /, *, out: str, keep: float = 0.95, json: bool = False) -> None:
     """The width that each table of a trained run needs (FDO), as a file for `weft train --config`.
 
@@ -297,8 +397,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "models": models,
     "train": train,
     "evaluate": evaluate,
+    "compare": compare,
     "predict": predict,
     "recommend": recommend,
+    "explain": explain,
     "dimensions": dimensions,
 }
 DATA_COMMANDS: dict[str, Callable[..., None]] = {"list": data_list, "get": data_get}

@@ -153,7 +153,7 @@ def tune(
         raise ConfigError(f"`trials` must be 1 or more, got {trials}; 20 are a fair search")
     opened = store if isinstance(store, Store) else Store.open(store)
     settings = resolve(model, presets=opened.schema.presets, preset=preset, config=config, sets=sets)
-    space = _open_space(model, config, sets)
+    space = _refuse_empty(open_space(model, config, sets), model)
     request = Request(
         model=model,
         store=opened.id,
@@ -313,16 +313,19 @@ def _metric(store: Store, settings: Settings, wanted: str | None) -> str:
     return wanted or monitored(labels, settings.recipe.monitor)
 
 
-def _open_space(model: str, config: str | Path | None, sets: Sequence[str]) -> dict[str, Range | Choice]:
-    """The model's space without the keys that a person has set."""
-    declared = search_space(entry(model).config)
-    if not declared:
-        raise ConfigError(f"model {model!r} declares nothing to search; train it as it is")
+def open_space(model: str, config: str | Path | None, sets: Sequence[str]) -> dict[str, Range | Choice]:
+    """The space that a model declares, without the keys that a person has set."""
     layers = [parse(text) for text in sets]
     if config is not None:
         layers.append(tomllib.loads(Path(config).read_text(encoding="utf-8")))
     fixed = {key for layer in layers for key in _paths(layer)}
-    space = {key: found for key, found in declared.items() if key not in fixed}
+    return {key: found for key, found in search_space(entry(model).config).items() if key not in fixed}
+
+
+def _refuse_empty(space: dict[str, Range | Choice], model: str) -> dict[str, Range | Choice]:
+    declared = search_space(entry(model).config)
+    if not declared:
+        raise ConfigError(f"model {model!r} declares nothing to search; train it as it is")
     if not space:
         raise ConfigError(
             f"every option of {model!r} that could be searched is set already; leave out one of {', '.join(declared)}"
