@@ -71,7 +71,7 @@ def test_train_has_no_model_flags(capsys: Capture) -> None:
 
 
 def test_results_can_be_had_as_json(capsys: Capture) -> None:
-    for verb in ("describe", "models", "train", "evaluate", "recommend", "dimensions"):
+    for verb in ("describe", "models", "train", "evaluate", "recommend", "explain", "dimensions"):
         assert "json" in options_of(capsys, verb)
     assert "json" in options_of(capsys, "data", "list")
 
@@ -88,7 +88,7 @@ def test_results_can_be_had_as_json(capsys: Capture) -> None:
         ("train STORE --model lr --out RUN --seed one", "--seed"),
         ("train STORE --model lr --out RUN --precision fp8", "invalid choice 'fp8'"),
         ("train nowhere --model lr --out RUN", "'nowhere' is not a folder; give the path of a store"),
-        ("train STORE --model dcnv2 --out RUN", "did you mean dcn_v2?"),
+        ("train STORE --model dcnv2 --out RUN", "did you mean dcn_v2"),
         ("train STORE --model lr --out RUN --set dropout=0.1", "dropout"),
         ("train STORE --model lr --out RUN --set train.epoch=1", "no setting 'train.epoch'; did you mean epochs?"),
         ("train STORE --model lr --out RUN --preset bar", "did you mean bars?"),
@@ -102,12 +102,16 @@ def test_results_can_be_had_as_json(capsys: Capture) -> None:
         ("recommend LR --user 1 -k 0", "`k` must be 1 or more"),
         ("recommend LR --users nothing.txt", "cannot read the users file"),
         ("recommend STORE --user 1", "a run"),
+        ("explain LR --out FILE", "exists already"),
+        ("explain LR --out RUN --user 1000", "give --user and --item"),
+        ("explain LR --out RUN --user 1 --item song-1", "the user '1' is unknown"),
+        ("explain LR --out RUN --store nowhere", "'nowhere' is not a folder"),
         ("dimensions LR --out RUN.toml", "model 'lr' has no option `widths`"),
         ("dimensions LR --out RUN.toml --keep 2", "at most 1, got 2"),
         ("prepare nothing.toml --out RUN", "nothing.toml"),
         ("prepare SCHEMA --out STORE", "exists already"),
         ("describe LR", "a store"),
-        ("models dcnv2", "did you mean dcn_v2?"),
+        ("models dcnv2", "did you mean dcn_v2"),
         ("data get musik --out RUN", "did you mean music?"),
         ("data get music --out RUN --set rows", "must be KEY=VALUE"),
         ("data get music --out RUN --set size=3", "music has no option 'size'"),

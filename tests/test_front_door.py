@@ -31,11 +31,12 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         weft.trainn  # noqa: B018
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "explain"])
 def test_a_package_is_called_like_a_function(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     home = ModuleType(f"weft.{name}.fake")
     setattr(home, name, _recorder())
-    module = {"train": "weft.train.run", "evaluate": "weft.evaluate.evaluator"}[name]
+    homes = {"train": "weft.train.run", "evaluate": "weft.evaluate.evaluator", "explain": "weft.explain.explainer"}
+    module = homes[name]
     monkeypatch.setitem(sys.modules, module, home)
     assert getattr(weft, name)("store", out="run") == (("store",), {"out": "run"})
 
@@ -44,9 +45,9 @@ def _recorder() -> Callable[..., Any]:
     return lambda *args, **kwargs: (args, kwargs)
 
 
-@pytest.mark.parametrize("first", ["weft.train.recipe", "weft.evaluate.report"])
+@pytest.mark.parametrize("first", ["weft.train.recipe", "weft.evaluate.report", "weft.explain.maps"])
 def test_a_package_stays_callable_after_its_modules_were_imported(first: str) -> None:
-    _run(f"import {first}, weft; assert callable(weft.train) and callable(weft.evaluate)")
+    _run(f"import {first}, weft; assert callable(weft.train) and callable(weft.evaluate) and callable(weft.explain)")
 
 
 def test_import_weft_is_light() -> None:

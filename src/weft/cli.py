@@ -116,6 +116,30 @@ def describe(store: Store, /, *, json: bool = False) -> None:
         description.render(_console())
 
 
+def crosses(
+    store: Store,
+    /,
+    *,
+    top: int = 10,
+    seed: int = 0,
+    json: bool = False,
+) -> None:
+    """Find pairs and triples of features whose AND a wide model would gain from, as lines for the schema file.
+
+    Example: weft crosses stores/ml1m --top 5
+
+    Args:
+        store: A store.
+        top: At most so many; none is printed that no train rows speak for.
+        seed: Of the wide model, the trees, the rows that choose and the bootstrap.
+        json: Print one JSON object.
+    """
+    from weft.study.crosses import find_crosses
+
+    found = find_crosses(store, top=top, seed=seed, console=_console(stderr=True))
+    sys.stdout.write(found.json() + "\n") if json else found.render(_console())
+
+
 def models(name: Annotated[Positional[str | None], arg(metavar="[NAME]")] = None, /, *, json: bool = False) -> None:
     """List the models, or show one: what it is for, its options with defaults, and the presets.
 
@@ -394,6 +418,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "prepare": prepare,
     "describe": describe,
+    "crosses": crosses,
     "models": models,
     "train": train,
     "evaluate": evaluate,

@@ -74,7 +74,7 @@ def test_a_share_that_is_met_exactly_is_enough() -> None:
 def test_padding_unknown_and_first_order_weights_are_left_out() -> None:
     fields, _ = tiny()
     model = create("deepfm", fields, {"embedding_dim": 1, "hidden": [4]}, seed=0)
-    found = tables_of(model, options_of("deepfm", {"embedding_dim": 1}), "deepfm")
+    found = tables_of(model, options_of("deepfm", {"embedding_dim": 1}))
     assert {name: [len(part) for part in parts] for name, parts in found.items()} == {
         name: [rows - FIRST_ID] for name, rows in fields.tables().items()
     }

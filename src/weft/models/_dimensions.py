@@ -8,7 +8,6 @@ from msgspec import Struct
 from torch import Tensor, nn
 
 from weft.batch import FIRST_ID
-from weft.errors import Unsupported
 from weft.layers import Embedding
 from weft.models._contract import embeddings
 from weft.models._inputs import InputConfig
@@ -16,19 +15,14 @@ from weft.models._inputs import InputConfig
 ROUNDING = 1e-9
 
 
-def tables_of(model: nn.Module, config: Struct, name: str) -> dict[str, list[Tensor]]:
+def tables_of(model: nn.Module, config: Struct) -> dict[str, list[Tensor]]:
     """The tables [R, E] whose width the option `widths` sets, by name, without the padding and the unknown row.
 
-    Several layers of a model may have a table of one name; the weights of a linear part are none of them.
-
-    Raises:
-        Unsupported: The model has no option `widths`.
+    Several layers of a model may have a table of one name; the weights of a linear part are none of them. A model
+    without that option has none.
     """
     if not isinstance(config, InputConfig):
-        raise Unsupported(
-            f"model {name!r} has no option `widths`, so its tables have no widths to choose; "
-            "train a model that embeds its fields, such as dcn_v2 or gdcn_p"
-        )
+        return {}
     found: dict[str, list[Tensor]] = {}
     wide = {id(layer) for path, layer in model.named_modules() if "wide" in path.split(".")}
     for layer in embeddings(model):

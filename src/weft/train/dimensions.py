@@ -105,8 +105,13 @@ def dimensions(run: SavedRun | str | Path, *, keep: float = 0.95) -> Dimensions:
         raise ConfigError(f"`keep` must be above 0 and at most 1, got {keep:g}; 0.95 is the paper's choice")
     run = run if isinstance(run, SavedRun) else SavedRun.open(run)
     name = run.config.model
+    if "widths" not in registry.entry(name).config.__struct_fields__:
+        raise Unsupported(
+            f"model {name!r} has no option `widths`, so its tables have no widths to choose; "
+            "train a model that embeds its fields, such as dcn_v2 or gdcn_p"
+        )
     model = run.load_model()
-    tables = tables_of(model, registry.config(name, run.config.options), name)
+    tables = tables_of(model, registry.config(name, run.config.options))
     if not tables:
         raise Unsupported(f"the run {str(run.path)!r} has no table of categories, so there are no widths to choose")
     widths = tuple(_width(table, tables[table], keep) for table in run.fields.tables() if table in tables)

@@ -210,6 +210,13 @@ class Transforms:
         keys, times = self._keys_and_times(table, time)
         return self._counted(feature, keys, times)
 
+    def cross_id(self, name: str, parts: tuple[int, ...]) -> int:
+        """The id that a Cross feature gives a combination of ids of its parts."""
+        feature = self.schema.feature(name)
+        assert isinstance(feature, Cross)
+        ids = {part: np.array([id], np.int32) for part, id in zip(feature.of, parts, strict=True)}
+        return int(self._cross_ids(feature, self._crossed(feature, ids.__getitem__).hashes)[0])
+
     # Folders
 
     def save(self, folder: Path) -> None:
