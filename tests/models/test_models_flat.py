@@ -259,6 +259,19 @@ def test_a_picture_of_gates_is_one_map_a_row() -> None:
     )
 
 
+def test_every_option_of_the_mix_reaches_its_crosses() -> None:
+    fields, batch = tiny()
+    own = {"num_cross": 3, "experts": 2, "rank": 5}
+    plain, shared = (create("dcn_mix", fields, {**own, "shared_gates": share}, seed=0) for share in (False, True))
+    assert plain.cross.down.shape == (3, 2, 5, plain.inputs.width)
+    assert (plain.cross.gate.shape[0], shared.cross.gate.shape[0]) == (3, 1)
+    scores = [
+        score(create("dcn_mix", fields, {**own, **options, "embedding_std": 1.0}, seed=0).eval(), batch)
+        for options in ({}, {"gate": "sigmoid"}, {"cross_activation": "relu"}, {"cross_activation": "hardtanh"})
+    ]
+    assert len({score_B[0].item() for score_B in scores}) == 4
+
+
 def test_shared_gates_without_gates_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"`shared_gates`.*gate = 'constant' has none; choose"):
         create("dcn_mix", tiny()[0], {"gate": "constant", "shared_gates": True})
