@@ -97,6 +97,12 @@ def option_names(name: str) -> tuple[str, ...]:
     return (*entry(name).config.__struct_fields__, *_WRAPPERS)
 
 
+def wrappers() -> dict[str, type[Struct]]:
+    """The options of what can stand around a model, by the name of their table, inside out."""
+    _load_all()
+    return {table: _WRAPPERS[table].config for table in INSIDE_OUT if table in _WRAPPERS}
+
+
 def names(kind: str | None = None) -> tuple[str, ...]:
     """The registered names in alphabetical order, of one kind or all."""
     _load_all()
