@@ -84,7 +84,7 @@ def measure(rows: int, precision: str) -> dict[str, float | str]:
     options = {"embedding_dim": WIDTH, "hidden": HIDDEN, "num_cross": CROSSES, "batch_norm": False}
     model = create("dcn_v2", fields, {**options, "embedding_update": "sparse"}, seed=0).train()
     optimizer = Optimizer(model, Recipe())
-    loss_of = objective([Label(name="y")], precision)
+    loss_of = objective([Label(name="y")], precision, {})
     batches = batches_of(fields, np.random.default_rng(0))
     width = (DENSE + SPARSE) * WIDTH
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32

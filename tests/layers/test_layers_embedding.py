@@ -37,9 +37,9 @@ def test_rows_are_those_of_the_tables(width: int | dict[str, int]) -> None:
     layer = make(width=width)
     _, columns, flat = by_hand(layer)
     found = layer(IDS, [FLAT])
-    for w, block in zip(layer.widths, found.columns, strict=True):
+    for (w, places), block in zip(layer.blocks, found.columns, strict=True):
         assert block.shape[2] == w
-        for place, column in enumerate(layer.columns(w)):
+        for place, column in enumerate(places):
             assert torch.equal(block[:, place], columns[column])
     assert torch.equal(found.flat[0], flat)
 
@@ -178,8 +178,9 @@ def test_padding_starts_at_zero_and_the_rest_at_the_scale_asked_for() -> None:
 
 
 def test_auto_goes_by_the_number_of_rows() -> None:
-    assert not Embedding({"a": 500_000, "b": 500_000}, 1).sparse
-    assert Embedding({"a": 500_000, "b": 500_001}, 1).sparse
+    for rows, dense in ((500_000, True), (500_001, False)):
+        slices = Embedding({"a": 500_000, "b": rows}, 1).slices
+        assert {part.weight.requires_grad for part in slices.values()} == {dense}
 
 
 @pytest.mark.parametrize("update", ["dense", "sparse"])
@@ -214,3 +215,67 @@ def test_rows_are_fetched_bit_by_bit(dtype: torch.dtype, index: torch.dtype) -> 
     assert torch.equal(rows_of(weight, ids), weight[ids.long()])
     assert torch.equal(rows_of(weight[:, 0].contiguous(), ids), weight[ids.long(), 0])
     assert rows_of(weight, ids[:0]).shape == (0, 5)
+
+
+def test_each_table_has_its_own_update() -> None:
+    layer = make({"user": "sparse", "item": "dense"})
+    assert [block.columns for block in layer.blocks] == [(1, 2), (0,)]
+    tables, columns, flat = by_hand(layer)
+    probe(columns, flat).backward()
+    first, second = layer(IDS, [FLAT])[0]
+    probe([second[:, 0], first[:, 0], first[:, 1]], layer(IDS, [FLAT]).flat[0]).backward()
+    (weight, ids, grad), *more = layer.touched()
+    assert more == []
+    assert weight is layer.slices["user"].weight
+    assert not weight.requires_grad
+    got = torch.zeros(5, 3).double()
+    got[ids] = grad
+    for name, (dense, start, stop) in layer.slices.items():
+        want = tables[name].grad.clone()
+        want[0] = 0
+        torch.testing.assert_close(got if name == "user" else dense.grad[start:stop], want)
+
+
+def test_auto_counts_the_rows_of_all_tables() -> None:
+    few = Embedding({"a": 10, "b": 10}, 2, update={"b": "sparse"})
+    assert [few.slices[name].weight.requires_grad for name in ("a", "b")] == [True, False]
+    many = Embedding({"a": 600_000, "b": 500_000}, 1, update={"b": "dense"})
+    assert [many.slices[name].weight.requires_grad for name in ("a", "b")] == [False, True]
+
+
+@pytest.mark.parametrize("update", ["dense", "sparse"])
+def test_a_table_grows_into_its_spare_rows(update: str) -> None:
+    layer = Embedding({"a": 4, "b": 3}, 2, columns=["a", "b"], update=update, spare={"a": 3}, std=0.5)
+    assert layer.table("a").shape == (4, 2)
+    before = {key: value.clone() for key, value in layer.state_dict().items()}
+    layer.grow("a", 6, torch.Generator().manual_seed(1))
+    again = torch.empty(2, 2).normal_(std=0.5, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(layer.table("a")[4:], again)
+    assert torch.equal(layer.table("a")[:4], before["a.weight"])
+    assert torch.equal(layer.table("b"), before["b.weight"])
+    found = layer(torch.tensor([[5, 2]])).columns[0]
+    assert torch.equal(found[0], torch.stack([layer.table("a")[5], layer.table("b")[2]]))
+    with pytest.raises(ValueError, match="table 'a' uses 6 rows and owns 7, so it cannot have 8"):
+        layer.grow("a", 8)
+    with pytest.raises(ValueError, match="cannot have 5"):
+        layer.grow("a", 5)
+
+
+def test_a_grown_table_is_loaded_where_there_is_room(tmp_path: Path) -> None:
+    layer = Embedding({"a": 4, "b": 3}, 2, spare={"a": 3})
+    layer.grow("a", 6)
+    save_file(layer.state_dict(), tmp_path / "w.safetensors")
+    roomy = Embedding({"a": 4, "b": 3}, 2, spare={"a": 2})
+    roomy.load_state_dict(load_file(tmp_path / "w.safetensors"))
+    assert torch.equal(roomy.table("a"), layer.table("a"))
+    with pytest.raises(RuntimeError, match=r"table 'a.weight' is \[4, 2\] here and \[6, 2\]"):
+        Embedding({"a": 4, "b": 3}, 2, spare={"a": 1}).load_state_dict(load_file(tmp_path / "w.safetensors"))
+
+
+def test_renewed_rows_start_afresh() -> None:
+    layer = make()
+    before = layer.table("item").clone()
+    layer.renew("item", torch.tensor([3, 5]), torch.Generator().manual_seed(2))
+    changed = (layer.table("item") != before).any(1)
+    assert changed.tolist() == [False, False, False, True, False, True]
+    assert layer.table("item").abs().max() <= max(1.0, before.abs().max())

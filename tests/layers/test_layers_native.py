@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from weft.layers import CrossNet, Head, native, sum_duplicates
+from weft.layers import CrossNet, Head, native
 from weft.testing import make_lopsided
 from weft.train.optimizers import RowOptimizer
 
@@ -25,27 +25,6 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 
 def lopsided(*shape: int, start: float = 1.0) -> torch.Tensor:
     return torch.arange(start, start + torch.Size(shape).numel()).sin().view(shape)
-
-
-@needs_compiler
-@pytest.mark.parametrize("largest", [3, 5_000, 3_000_000])
-@pytest.mark.parametrize("width", [1, 16, 23])
-def test_sums_of_duplicates(largest: int, width: int, without: pytest.MonkeyPatch) -> None:
-    draw = torch.Generator().manual_seed(largest)
-    ids = torch.randint(largest, (700,), generator=draw, dtype=torch.int32)
-    grad = torch.randn(700, width, generator=draw)
-    slow_ids, slow = sum_duplicates(ids, grad)
-    without.undo()
-    fast_ids, fast = sum_duplicates(ids, grad)
-    assert torch.equal(fast_ids, slow_ids)
-    torch.testing.assert_close(fast, slow)
-
-
-@needs_compiler
-def test_sums_of_duplicates_of_nothing() -> None:
-    ids, grad = sum_duplicates(torch.empty(0, dtype=torch.int32), torch.empty(0, 4))
-    assert ids.shape == (0,)
-    assert grad.shape == (0, 4)
 
 
 @needs_compiler
@@ -116,6 +95,16 @@ def test_threads_change_no_bit() -> None:
         )
     torch.set_num_threads(before)
     assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
+
+
+@needs_compiler
+def test_what_is_not_finite_stays_so() -> None:
+    x, weight = lopsided(3, 4).bfloat16(), lopsided(1, 4)
+    worst = torch.tensor([0x7FFFFFFF, 0x7FC00000], dtype=torch.int32).view(torch.float32)
+    grad = torch.cat([worst, torch.tensor([torch.inf])])[:, None]
+    rows, _ = native.dot_backward(x, weight, grad)
+    assert rows[:2].isnan().all()
+    assert rows[2].isinf().all()
 
 
 def test_a_library_that_others_could_write_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

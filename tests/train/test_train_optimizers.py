@@ -18,9 +18,9 @@ STEPS = ([2, 5, 2], [5, 3, 3], [2, 3, 7])
 class Net(nn.Module):
     """Two tables of one width, a first-order part and a linear map."""
 
-    def __init__(self, update: str = "dense", rows: int = 9) -> None:
+    def __init__(self, update: Any = "dense", rows: int = 9, spare: int = 0) -> None:
         super().__init__()
-        self.embedding = Embedding({"a": rows, "b": 5}, 3, columns=["a", "b"], update=update)
+        self.embedding = Embedding({"a": rows, "b": 5}, 3, columns=["a", "b"], update=update, spare={"a": spare})
         self.wide = Embedding({"a": rows}, 1, columns=["a"], update=update)
         self.linear = nn.Linear(6, 1)
         with torch.no_grad():
@@ -34,7 +34,7 @@ class Net(nn.Module):
 
     def forward(self, a: list[int]) -> Tensor:
         ids = torch.tensor([[i, i % 4 + 1] for i in a])
-        deep = self.linear(self.embedding(ids).columns[0].flatten(1))
+        deep = self.linear(torch.cat([block.flatten(1) for block in self.embedding(ids).columns], dim=1))
         return ((deep + self.wide(ids[:, :1]).columns[0].flatten(1)).tanh() * (1 + ids[:, :1])).sum()
 
 
@@ -271,3 +271,54 @@ def test_state_is_keyed_by_table() -> None:
     assert tensors["wide.a.weight/exp_avg"].shape == (9, 1)
     assert tensors["linear.weight/exp_avg"].shape == (1, 6)
     assert not any("stacked" in name for name in tensors)
+
+
+MIXED = {"a": "dense", "b": "sparse"}
+
+
+def test_tables_under_their_own_update_learn_as_the_pure_ones_do() -> None:
+    recipe = Recipe(learning_rate=0.05, clip=float("inf"))
+    steps = STEPS[:1]
+    mixed, dense = Net(MIXED), Net("dense")
+    learn(mixed, recipe, steps)
+    learn(dense, recipe, steps)
+    for name, tensor in dense.state_dict().items():
+        torch.testing.assert_close(mixed.state_dict()[name], tensor, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_whole_table_l2_names_the_tables_that_cannot_have_it() -> None:
+    with pytest.raises(ConfigError, match=r"only touched rows \(b\); set train.l2=0"):
+        Optimizer(Net(MIXED), Recipe(l2=0.1))
+
+
+@pytest.mark.parametrize("update", ["dense", "sparse"])
+def test_a_grown_table_goes_on_from_its_state(update: str) -> None:
+    recipe = Recipe(learning_rate=0.05)
+    straight, broken = Net(update, spare=4), Net(update, spare=4)
+    optimizer = learn(straight, recipe, STEPS[:2])
+    straight.embedding.grow("a", 11, torch.Generator().manual_seed(0))
+    saved = {name: tensor.clone() for name, tensor in optimizer.tensors().items()}
+    assert saved["embedding.a.weight/exp_avg"].shape == (11, 3)
+    assert not saved["embedding.a.weight/exp_avg"][9:].any()
+    broken.load_state_dict(straight.state_dict())
+    again = Optimizer(broken, recipe)
+    again.load(saved)
+    for net, by in ((straight, optimizer), (broken, again)):
+        one_step(net, by, [2, 8, 3])
+    for name, tensor in straight.state_dict().items():
+        assert torch.equal(broken.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("update", ["dense", "sparse"])
+def test_forgotten_rows_have_no_state(update: str) -> None:
+    net = Net(update)
+    optimizer = learn(net, Recipe())
+    before = {name: tensor.clone() for name, tensor in optimizer.tensors().items()}
+    weight, start, _ = net.embedding.slices["b"]
+    optimizer.forget(weight, start + torch.tensor([3]))
+    for name, tensor in optimizer.tensors().items():
+        if name.startswith("embedding.b.weight/exp"):
+            assert before[name][3].any()
+            assert not tensor[3].any()
+            tensor[3] = before[name][3]
+        assert torch.equal(tensor, before[name]), name

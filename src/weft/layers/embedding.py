@@ -2,9 +2,9 @@
 
 Outside this file everything is keyed per table: `state_dict` has `TABLE.weight` [rows, width], and `slices` says where
 a table lies, for an optimizer that keeps its state per table. Ids are local to their table; row 0 is padding and stays
-zero.
+zero. A table may own spare rows, which `grow` takes into use.
 
-Two ways to learn, with the same gradient:
+Two ways to learn, with the same gradient, for each table its own:
     dense: the stacked weight is a trained parameter, its gradient has the shape of the whole table (exact Adam and L2).
     sparse: the weight is no autograd leaf; `touched` gives the gradient of the rows that the batch used, and nothing
         in a step grows with the table.
@@ -20,8 +20,6 @@ from typing import Any, Literal, NamedTuple, cast, final
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from weft.layers import native
 
 Update = Literal["auto", "dense", "sparse"]
 
@@ -51,23 +49,45 @@ class Touched(NamedTuple):
 
 
 class Gathered(NamedTuple):
-    """Rows looked up: one [B, F_w, E_w] per width (narrow to wide, columns in order), one [V, E] per flat field."""
+    """Rows looked up: one [B, F_i, E_i] per block (as `Embedding.blocks` says), one [V, E] per flat field."""
 
     columns: list[Tensor]
     flat: list[Tensor]
 
 
-class _Group(NamedTuple):
-    """The tables of one width, the id columns that read them, and the flat fields with the start of their tables."""
+class Block(NamedTuple):
+    """Id columns that are looked up together: their width and their places in the matrix of ids."""
 
     width: int
+    columns: tuple[int, ...]
+
+
+class _Group(NamedTuple):
+    """The tables of one stacked weight, the id columns that read them, and the flat fields with their tables' start.
+
+    Attributes:
+        width: Of the rows.
+        sparse: Updated by touched rows.
+        spans: First row of each table and the row after those that it uses.
+        ends: The row after those that each table owns.
+        columns: Places in the matrix of ids.
+        flat: Number of a flat field to the start of its table.
+    """
+
+    width: int
+    sparse: bool
     spans: dict[str, tuple[int, int]]
+    ends: dict[str, int]
     columns: tuple[int, ...]
     flat: dict[int, int]
 
     @property
+    def name(self) -> str:
+        return f"stacked_{self.width}{'_touched' if self.sparse else ''}"
+
+    @property
     def rows(self) -> int:
-        return max(stop for _, stop in self.spans.values())
+        return max(self.ends.values())
 
 
 def rows_of(weight_RE: Tensor, ids_N: Tensor) -> Tensor:
@@ -93,14 +113,10 @@ def sum_duplicates(ids_N: Tensor, grad_NE: Tensor) -> tuple[Tensor, Tensor]:
     >>> ids.tolist(), grad.tolist()
     ([2, 4], [[2.0], [4.0]])
     """
-    grad_NE = grad_NE.contiguous()
-    found = native.sum_duplicates(ids_N, grad_NE)
-    if found is not None:
-        return found
     sorted_N, order_N = ids_N.sort(stable=True)
     ids_U, count_U = torch.unique_consecutive(sorted_N, return_counts=True)
     start_U = count_U.cumsum(0) - count_U
-    return ids_U.long(), F.embedding_bag(order_N, grad_NE, start_U, mode="sum")
+    return ids_U.long(), F.embedding_bag(order_N, grad_NE.contiguous(), start_U, mode="sum")
 
 
 class _Gather(torch.autograd.Function):
@@ -130,7 +146,9 @@ class Embedding(nn.Module):
         width: Of all tables, or of each.
         columns: The table of each column of `ids`.
         flat: The table of each flat vector of ids.
-        update: `dense`, `sparse`, or `auto`: dense up to 1,000,000 rows in all, sparse above.
+        update: Of all tables, or of each (`auto` where it names none): `dense`, `sparse`, or `auto`, which is dense up
+            to 1,000,000 rows of all tables, sparse above.
+        spare: Rows that a table owns beyond those it uses.
         std: Rows start from N(0, std**2), padding rows from zero.
     """
 
@@ -141,25 +159,30 @@ class Embedding(nn.Module):
         *,
         columns: Sequence[str] = (),
         flat: Sequence[str] = (),
-        update: Update = "auto",
+        update: Update | Mapping[str, Update] = "auto",
+        spare: Mapping[str, int] | None = None,
         std: float = 0.01,
     ) -> None:
         super().__init__()
-        widths = dict.fromkeys(rows, width) if isinstance(width, int) else {name: width[name] for name in rows}
-        self.sparse = update == "sparse" or (update == "auto" and sum(rows.values()) > DENSE_ROWS)
-        self._groups = tuple(_group(rows, widths, w, columns, flat) for w in sorted(set(widths.values())))
-        self._flat = len(flat)
-        self._pending: list[tuple[int, Tensor, Tensor]] = []
+        owned = {name: count + (spare or {}).get(name, 0) for name, count in rows.items()}
+        sparse = _sparse(owned, update)
+        kinds = {name: (width if isinstance(width, int) else width[name], sparse[name]) for name in rows}
+        self._groups = tuple(
+            _group({name: rows[name] for name in rows if kinds[name] == kind}, owned, kind, columns, flat)
+            for kind in sorted(set(kinds.values()))
+        )
+        self._flat, self._std = len(flat), std
+        self._pending: list[tuple[str, Tensor, Tensor]] = []
         for group in self._groups:
-            self._add(group, columns, std)
+            self._add(group, columns)
 
-    def _add(self, group: _Group, columns: Sequence[str], std: float) -> None:
+    def _add(self, group: _Group, columns: Sequence[str]) -> None:
         padding_T = torch.tensor([start for start, _ in group.spans.values()])
         offset_F = torch.tensor([group.spans[columns[i]][0] for i in group.columns], dtype=_index_type(group.rows))
-        weight_RE = torch.empty(group.rows, group.width).normal_(std=std).index_fill_(0, padding_T, 0)
-        self.register_parameter(f"stacked_{group.width}", nn.Parameter(weight_RE, requires_grad=not self.sparse))
-        self.register_buffer(f"_padding_{group.width}", padding_T, persistent=False)
-        self.register_buffer(f"_offset_{group.width}", offset_F, persistent=False)
+        weight_RE = torch.empty(group.rows, group.width).normal_(std=self._std).index_fill_(0, padding_T, 0)
+        self.register_parameter(group.name, nn.Parameter(weight_RE, requires_grad=not group.sparse))
+        self.register_buffer(f"_padding_{group.name}", padding_T, persistent=False)
+        self.register_buffer(f"_offset_{group.name}", offset_F, persistent=False)
 
     @property
     def slices(self) -> dict[str, Slice]:
@@ -167,18 +190,35 @@ class Embedding(nn.Module):
         return {name: Slice(self._weight(g), *span) for g in self._groups for name, span in g.spans.items()}
 
     @property
-    def widths(self) -> tuple[int, ...]:
-        """The distinct widths, in the order of `Gathered.columns`."""
-        return tuple(group.width for group in self._groups)
-
-    def columns(self, width: int) -> tuple[int, ...]:
-        """The id columns whose tables have this width."""
-        return next(group.columns for group in self._groups if group.width == width)
+    def blocks(self) -> tuple[Block, ...]:
+        """What stands in `Gathered.columns`, in order: narrow to wide, dense before sparse."""
+        return tuple(Block(group.width, group.columns) for group in self._groups)
 
     def table(self, name: str) -> Tensor:
         """A table [rows, width] as a view without gradient: writing to it changes the layer."""
         weight, start, stop = self.slices[name]
         return weight.detach()[start:stop]
+
+    def grow(self, name: str, rows: int, generator: torch.Generator | None = None) -> None:
+        """Take spare rows into use, so that a table has `rows` in all; the new ones start as all rows do.
+
+        Raises:
+            ValueError: The table owns fewer rows, or uses more.
+        """
+        group = next(group for group in self._groups if name in group.spans)
+        (start, stop), end = group.spans[name], group.ends[name]
+        if not stop <= start + rows <= end:
+            raise ValueError(
+                f"table {name!r} uses {stop - start} rows and owns {end - start}, so it cannot have {rows}; give it "
+                "more spare rows"
+            )
+        self._weight(group).detach()[stop : start + rows].normal_(std=self._std, generator=generator)
+        group.spans[name] = (start, start + rows)
+
+    def renew(self, name: str, ids: Tensor, generator: torch.Generator | None = None) -> None:
+        """Start some rows of a table [n] afresh, for values that take the place of others."""
+        fresh_NE = self.table(name).new_empty(len(ids), self.table(name).shape[1])
+        self.table(name)[ids] = fresh_NE.normal_(std=self._std, generator=generator)
 
     def forward(self, ids_BF: Tensor, flat: Sequence[Tensor] = ()) -> Gathered:
         """Look up a matrix of ids and any number of flat vectors [V], integers local to their tables."""
@@ -197,14 +237,15 @@ class Embedding(nn.Module):
         """The rows that backward passes reached since the last call; forgets them. Always empty for dense tables."""
         pending, self._pending = self._pending, []
         return [
-            self._touched(group, [p[1:] for p in pending if p[0] == group.width])
+            self._touched(group, [(ids, grad) for name, ids, grad in pending if name == group.name])
             for group in self._groups
-            if any(p[0] == group.width for p in pending)
+            if any(name == group.name for name, _, _ in pending)
         ]
 
     def _touched(self, group: _Group, pending: list[tuple[Tensor, Tensor]]) -> Touched:
-        ids_U, grad_UE = sum_duplicates(torch.cat([p[0] for p in pending]), torch.cat([p[1] for p in pending]))
-        padding_T = self.get_buffer(f"_padding_{group.width}")
+        ids_N, grad_NE = pending[0] if len(pending) == 1 else (torch.cat(part) for part in zip(*pending, strict=True))
+        ids_U, grad_UE = sum_duplicates(ids_N, grad_NE)
+        padding_T = self.get_buffer(f"_padding_{group.name}")
         place_T = torch.searchsorted(ids_U, padding_T).clamp_(max=len(ids_U) - 1)
         place_T = place_T[ids_U[place_T] == padding_T]
         if len(place_T):
@@ -213,11 +254,11 @@ class Embedding(nn.Module):
         return Touched(self._weight(group), ids_U, grad_UE)
 
     def _weight(self, group: _Group) -> nn.Parameter:
-        return cast(nn.Parameter, getattr(self, f"stacked_{group.width}"))
+        return cast(nn.Parameter, getattr(self, group.name))
 
     def _stacked(self, group: _Group, ids_BF: Tensor) -> Tensor:
         mine_BF = ids_BF if len(group.columns) == ids_BF.shape[1] else ids_BF[:, list(group.columns)]
-        offset_F = self.get_buffer(f"_offset_{group.width}")
+        offset_F = self.get_buffer(f"_offset_{group.name}")
         return (mine_BF + offset_F).to(offset_F.dtype).flatten()
 
     def _stacked_flat(self, group: _Group, flat: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -226,19 +267,19 @@ class Embedding(nn.Module):
 
     def _gather(self, group: _Group, ids_N: Tensor) -> Tensor:
         weight_RE = self._weight(group)
-        if not self.sparse:
-            padding_T = self.get_buffer(f"_padding_{group.width}")
+        if not group.sparse:
+            padding_T = self.get_buffer(f"_padding_{group.name}")
             return cast(Tensor, _Gather.apply(weight_RE, ids_N, padding_T))  # type: ignore[no-untyped-call]
         rows_NE = rows_of(weight_RE, ids_N)
         if self.training and torch.is_grad_enabled() and len(ids_N):
             rows_NE.requires_grad_()
-            remember = partial(self._remember, group.width, ids_N)
+            remember = partial(self._remember, group.name, ids_N)
             rows_NE.register_post_accumulate_grad_hook(remember)  # type: ignore[no-untyped-call]
         return rows_NE
 
-    def _remember(self, width: int, ids_N: Tensor, rows_NE: Tensor) -> None:
+    def _remember(self, name: str, ids_N: Tensor, rows_NE: Tensor) -> None:
         assert rows_NE.grad is not None
-        self._pending.append((width, ids_N, rows_NE.grad))
+        self._pending.append((name, ids_N, rows_NE.grad))
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         for name in self.slices:
@@ -258,13 +299,29 @@ class Embedding(nn.Module):
         missing_keys += [key for key in keys if key not in state_dict]
         unexpected_keys += [key for key in state_dict if strict and key.startswith(prefix) and key not in keys]
         for key in keys.keys() & state_dict.keys():
-            table, given = self.table(keys[key]), state_dict[key]
+            given = state_dict[key]
+            self._make_room(keys[key], len(given))
+            table = self.table(keys[key])
             if given.shape == table.shape:
                 table.copy_(given)
             else:
                 error_msgs.append(
                     f"table {key!r} is {list(table.shape)} here and {list(given.shape)} in what is loaded"
                 )
+
+    def _make_room(self, name: str, rows: int) -> None:
+        """Grow a table for what is loaded where its spare rows are enough."""
+        group = next(group for group in self._groups if name in group.spans)
+        (start, stop), end = group.spans[name], group.ends[name]
+        if stop < start + rows <= end:
+            self.grow(name, rows)
+
+
+def _sparse(owned: Mapping[str, int], update: Update | Mapping[str, Update]) -> dict[str, bool]:
+    """Which tables are updated by touched rows."""
+    wanted = {name: update if isinstance(update, str) else update.get(name, "auto") for name in owned}
+    large = sum(owned.values()) > DENSE_ROWS
+    return {name: how == "sparse" or (how == "auto" and large) for name, how in wanted.items()}
 
 
 def _index_type(rows: int) -> torch.dtype:
@@ -273,12 +330,17 @@ def _index_type(rows: int) -> torch.dtype:
 
 
 def _group(
-    rows: Mapping[str, int], widths: Mapping[str, int], width: int, columns: Sequence[str], flat: Sequence[str]
+    rows: Mapping[str, int],
+    owned: Mapping[str, int],
+    kind: tuple[int, bool],
+    columns: Sequence[str],
+    flat: Sequence[str],
 ) -> _Group:
     spans: dict[str, tuple[int, int]] = {}
-    stop = 0
-    for name in (name for name in rows if widths[name] == width):
-        spans[name] = (stop, stop + rows[name])
-        stop += rows[name]
+    ends: dict[str, int] = {}
+    start = 0
+    for name, count in rows.items():
+        spans[name] = (start, start + count)
+        ends[name] = start = start + owned[name]
     mine = tuple(i for i, name in enumerate(columns) if name in spans)
-    return _Group(width, spans, mine, {i: spans[name][0] for i, name in enumerate(flat) if name in spans})
+    return _Group(*kind, spans, ends, mine, {i: spans[name][0] for i, name in enumerate(flat) if name in spans})

@@ -1,12 +1,9 @@
 /* Loops of a training step that cost torch several passes over memory; native.py says what each computes, builds and
-   calls them. Rows are contiguous; B, N, U, E are lengths as in native.py. */
+   calls them. Rows are contiguous; B, U, E are lengths as in native.py. */
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 #include <math.h>
 
-#define DIGIT 11
-#define BUCKETS (1 << DIGIT)
 #define AHEAD 12
 
 static inline float wide(uint16_t x) {
@@ -19,64 +16,8 @@ static inline float wide(uint16_t x) {
 static inline uint16_t narrow(float f) { /* round to nearest, ties to even */
     uint32_t bits;
     memcpy(&bits, &f, 4);
+    if (f != f) bits = 0x7fc00000; /* a NaN stays one */
     return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-/* Stable sort of places by id: order[i] is the place in ids of the i-th smallest. Returns 0 when memory ran out. */
-static int sort_places(const int32_t *ids, int64_t n, int32_t *order) {
-    uint64_t *from = malloc(n * 8), *to = malloc(n * 8);
-    if (!from || !to) {
-        free(from);
-        free(to);
-        return 0;
-    }
-    uint32_t largest = 0;
-    for (int64_t i = 0; i < n; i++) {
-        from[i] = ((uint64_t)(uint32_t)ids[i] << 32) | (uint32_t)i;
-        if ((uint32_t)ids[i] > largest) largest = (uint32_t)ids[i];
-    }
-    for (int shift = 0; shift < 32 && (shift == 0 || largest >> shift); shift += DIGIT) {
-        int64_t start[BUCKETS + 1] = {0};
-        for (int64_t i = 0; i < n; i++) start[((from[i] >> (32 + shift)) & (BUCKETS - 1)) + 1]++;
-        for (int d = 0; d < BUCKETS; d++) start[d + 1] += start[d];
-        for (int64_t i = 0; i < n; i++) to[start[(from[i] >> (32 + shift)) & (BUCKETS - 1)]++] = from[i];
-        uint64_t *swap = from;
-        from = to;
-        to = swap;
-    }
-    for (int64_t i = 0; i < n; i++) order[i] = (int32_t)from[i];
-    free(from);
-    free(to);
-    return 1;
-}
-
-/* Distinct ids, rising, to out_ids, and the sums of their gradients to out. Returns their number, -1 without memory. */
-int64_t weft_sum_duplicates(const int32_t *ids, const float *grad, int64_t n, int64_t e, int64_t *out_ids, float *out) {
-    int32_t *order = malloc(n * 4), *start = malloc((n + 1) * 4);
-    if (!order || !start || !sort_places(ids, n, order)) {
-        free(order);
-        free(start);
-        return -1;
-    }
-    int64_t u = 0;
-    for (int64_t i = 0; i < n; i++)
-        if (i == 0 || ids[order[i]] != ids[order[i - 1]]) {
-            out_ids[u] = ids[order[i]];
-            start[u++] = (int32_t)i;
-        }
-    start[u] = (int32_t)n;
-#pragma omp parallel for schedule(dynamic, 1024)
-    for (int64_t k = 0; k < u; k++) {
-        float *sum = out + k * e;
-        memcpy(sum, grad + (int64_t)order[start[k]] * e, e * 4);
-        for (int32_t i = start[k] + 1; i < start[k + 1]; i++) {
-            const float *g = grad + (int64_t)order[i] * e;
-            for (int64_t c = 0; c < e; c++) sum[c] += g[c];
-        }
-    }
-    free(order);
-    free(start);
-    return u;
 }
 
 void weft_adam_rows(float *w, float *mean, float *square, const int64_t *ids, const float *grad, int64_t u, int64_t e,

@@ -4,7 +4,7 @@ A small library is compiled once with the C compiler of the machine (`$CC`, cc, 
 folder and loaded from there. Without a compiler, on a GPU, or with WEFT_NATIVE=0 in the environment nothing changes
 but the speed. A function returns None (or False) where it cannot serve its arguments; the caller takes torch's way.
 
-Dimension key: B rows, D width, N rows looked up, U distinct ones, R rows of a table, E width of a table.
+Dimension key: B rows, D width, U distinct rows looked up, R rows of a table, E width of a table.
 """
 
 import ctypes
@@ -26,22 +26,11 @@ PARTS = 64  # pieces of a sum over rows: the same sums for any number of threads
 
 _P, _L, _F, _D = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_double
 SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
-    "weft_sum_duplicates": (_L, [_P, _P, _L, _L, _P, _P]),
     "weft_adam_rows": (None, [_P, _P, _P, _P, _P, _L, _L, _F, _D, _D, _F]),
     "weft_dot": (None, [_P, _P, _L, _L, _P]),
     "weft_dot_backward": (None, [_P, _P, _P, _L, _L, _L, _P, _P]),
     "weft_cross_backward": (None, [_P, _P, _P, _L, _L, _L, ctypes.c_int, _P, _P, _P]),
 }
-
-
-def sum_duplicates(ids_N: Tensor, grad_NE: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Distinct ids, rising, and the sum of the gradients of each, added in the order of appearance."""
-    if not _ready(grad_NE) or grad_NE.dtype != torch.float32 or ids_N.dtype != torch.int32:
-        return None
-    ids_N, count = ids_N.contiguous(), len(ids_N)
-    ids_U, grad_UE = torch.empty(count, dtype=torch.int64), torch.empty_like(grad_NE)
-    found = _library().weft_sum_duplicates(*_at(ids_N, grad_NE), count, grad_NE.shape[1], *_at(ids_U, grad_UE))
-    return None if found < 0 else (ids_U[:found], grad_UE[:found])
 
 
 def adam_rows(

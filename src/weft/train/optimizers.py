@@ -194,9 +194,10 @@ class Optimizer:
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         groups = parameter_groups(model)
+        self._model = model
         self._embeddings = embeddings(model)
         self._recipe = recipe
-        self._pieces = _pieces(model)
+        self._parameters = list(model.parameters())
         self._touched: list[Touched] = []
         self._torch: dict[str, tuple[torch.optim.Optimizer, float]] = {}
         self._rows: dict[str, tuple[RowOptimizer, float]] = {}
@@ -208,7 +209,7 @@ class Optimizer:
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
-        for parameter in self._pieces:
+        for parameter in self._parameters:
             parameter.grad = None
 
     def scale(self, factor: float) -> None:
@@ -232,7 +233,7 @@ class Optimizer:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             parameter.grad.add_(parameter, alpha=self._recipe.l2)
-        gradients = [p.grad for p in self._pieces if p.grad is not None] + [t.grad for t in self._touched]
+        gradients = [p.grad for p in self._parameters if p.grad is not None] + [t.grad for t in self._touched]
         norm = nn.utils.get_total_norm(gradients)
         _clip(gradients, norm, self._recipe.clip)
         return norm
@@ -252,30 +253,32 @@ class Optimizer:
     def tensors(self) -> dict[str, Tensor]:
         """The state, `PARAMETER/STATE` by the names of the model's state_dict: one entry a table, not a stacked one."""
         found = {f"{name}/steps": torch.tensor(rows.steps) for name, (rows, _) in self._rows.items()}
+        pieces = _pieces(self._model)
         for weight, state in self._states():
             for key, tensor in state.items():
-                for piece in self._pieces[weight]:
+                for piece in pieces[weight]:
                     part = tensor[piece.start : piece.stop] if tensor.dim() else tensor.clone()
                     found[f"{piece.name}/{key}"] = part.contiguous()
         return found
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over the state that `tensors` gave."""
+        pieces = _pieces(self._model)
         for name, (rows, _) in self._rows.items():
             rows.steps = int(tensors[f"{name}/steps"])
         for optimizer, _ in self._torch.values():
             for weight in optimizer.param_groups[0]["params"]:
-                optimizer.state[weight] = self._loaded(weight, tensors)
+                optimizer.state[weight] = _loaded(weight, pieces[weight], tensors)
         for weight, owner in self._owner.items():
-            loaded = self._loaded(weight, tensors)
+            loaded = _loaded(weight, pieces[weight], tensors)
             owner.state[weight] = tuple(loaded[key] for key in owner.rule.state)
 
-    def _loaded(self, weight: Tensor, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        pieces = self._pieces[weight]
-        prefix = f"{pieces[0].name}/"
-        keys = [name.removeprefix(prefix) for name in tensors if name.startswith(prefix)]
-        parts = {key: [tensors[f"{piece.name}/{key}"] for piece in pieces] for key in keys}
-        return {k: (torch.cat(p) if p[0].dim() else p[0].clone()).to(weight.device) for k, p in parts.items()}
+    def forget(self, weight: Tensor, rows: Tensor) -> None:
+        """Set the state of some rows [n] of a weight to zero: they hold new values now."""
+        for of, state in self._states():
+            for tensor in state.values() if of is weight else ():
+                if tensor.dim():
+                    tensor[rows] = 0
 
     def _states(self) -> Iterator[tuple[Tensor, Mapping[str, Tensor]]]:
         for optimizer, _ in self._torch.values():
@@ -289,9 +292,15 @@ class Optimizer:
     def _refuse_sparse_l2(self) -> None:
         if any(not parameter.requires_grad for parameter in self._l2):
             raise ConfigError(
-                f"`train.l2` = {self._recipe.l2} decays whole embedding tables, and this model updates only touched "
-                "rows of its tables; set train.l2=0, or embedding_update=dense"
+                f"`train.l2` = {self._recipe.l2} decays whole embedding tables, and of some this model updates only "
+                f"touched rows ({', '.join(self._touched_tables())}); set train.l2=0, or embedding_update=dense"
             )
+
+    def _touched_tables(self) -> list[str]:
+        """Names of the tables that are updated by touched rows, the first few."""
+        slices = [layer.slices for layer in self._embeddings]
+        names = [name for of in slices for name, part in of.items() if not part.weight.requires_grad]
+        return [*names[:3], "..."] if len(names) > 3 else names
 
     def _add_group(self, name: str, parameters: Sequence[nn.Parameter]) -> None:
         rule = getattr(self._recipe, f"{name}_optimizer", None) or self._recipe.optimizer
@@ -307,6 +316,19 @@ class Optimizer:
             for parameter in by_rows:
                 rows.add(parameter)
                 self._owner[parameter] = rows
+
+
+def _loaded(weight: Tensor, pieces: Sequence[Piece], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state of a weight from that of its pieces; rows that no piece names have none yet."""
+    prefix = f"{pieces[0].name}/"
+    found: dict[str, Tensor] = {}
+    for key in (name.removeprefix(prefix) for name in tensors if name.startswith(prefix)):
+        first = tensors[f"{prefix}{key}"]
+        whole = first.new_zeros(len(weight), *first.shape[1:]) if first.dim() else first.clone()
+        for piece in pieces if first.dim() else ():
+            whole[piece.start : piece.stop] = tensors[f"{piece.name}/{key}"]
+        found[key] = whole.to(weight.device)
+    return found
 
 
 def _torch_optimizer(rule: str, parameters: list[nn.Parameter], rate: float, decay: float) -> torch.optim.Optimizer:
