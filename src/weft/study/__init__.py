@@ -1,1 +1,1 @@
-"""Whole experiments: the demo, and tables over the registry of models."""
+"""Whole experiments: comparisons, searches, crosses, the demo; and what the registry tells of the models."""
