@@ -1,6 +1,10 @@
 """Building blocks that speak tensors and ints only: they know neither schema nor batch."""
 
+from weft.layers.attention import Encoder, FieldAttention
+from weft.layers.convolution import SlotConvolution
 from weft.layers.cross import Cross, CrossNet
+from weft.layers.dhen import AttentionSlots, ConvolutionSlots, CrossSlots, DHENLayer, DotSlots
+from weft.layers.dot import Dots
 from weft.layers.embedding import Embedding, Gathered, Slice, Touched, rows_of, sum_duplicates
 from weft.layers.experts import MixtureOfExperts, Towers
 from weft.layers.fm import pairwise
@@ -11,14 +15,23 @@ from weft.layers.numeric import Numeric
 from weft.layers.pooling import pool
 from weft.layers.position import KnownCurve, ShallowTower, both
 from weft.layers.precision import lowered
+from weft.layers.slot_linear import SlotLinear
 from weft.layers.target_attention import TargetAttention
 from weft.layers.vector_cross import VectorCrossNet
 
 __all__ = [
     "MLP",
+    "AttentionSlots",
+    "ConvolutionSlots",
     "Cross",
     "CrossNet",
+    "CrossSlots",
+    "DHENLayer",
+    "DotSlots",
+    "Dots",
     "Embedding",
+    "Encoder",
+    "FieldAttention",
     "GatedCrossNet",
     "Gathered",
     "Head",
@@ -29,6 +42,8 @@ __all__ = [
     "Numeric",
     "ShallowTower",
     "Slice",
+    "SlotConvolution",
+    "SlotLinear",
     "TargetAttention",
     "Touched",
     "Towers",

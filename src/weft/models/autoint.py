@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from weft.batch import Batch, Fields
 from weft.errors import ConfigError
-from weft.layers import Head
-from weft.layers.attention import FieldAttention
+from weft.layers import FieldAttention, Head
 from weft.models._contract import FieldMap
 from weft.models._inputs import DeepConfig, Positive, Share, Slots, deep_part, squeezed
 from weft.models._registry import register

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from weft.batch import Batch, Fields
 from weft.errors import Unsupported
-from weft.layers import Head
-from weft.layers.dot import Dots
+from weft.layers import Dots, Head
 from weft.models._bottom import BottomConfig, BottomSlots
 from weft.models._contract import FieldMap, embeddings
 from weft.models._inputs import Positive, deep_part, squeezed
