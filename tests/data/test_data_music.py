@@ -310,3 +310,23 @@ def test_write_keeps_the_truth_apart(world: MusicWorld, tmp_path: Path) -> None:
     assert read["items"].equals(world.tracks)
     assert read["truth"].equals(world.truth)
     assert not set(read["truth"].columns) & set(read["interactions"].columns)
+
+
+def test_a_policy_may_have_favourites_that_say_nothing_of_relevance() -> None:
+    config = MusicConfig(rows=20_000, policy_correlation=0.0, policy_favouritism=1.0, random_share=0.2)
+    rows = _joined(simulate(config))
+    for randomised, fixed in ((0, True), (1, False)):
+        mine = rows.filter(pl.col("randomised") == randomised)
+        places = mine.group_by("track_id").agg(pl.col("position").mean(), pl.len()).filter(pl.col("len") > 30)
+        assert (places["position"].std() > 2) == fixed, "some tracks stand high and some low"
+    correlation = rows.filter(pl.col("randomised") == 0).select(pl.corr("position", "logit")).item()
+    assert abs(correlation) < 0.06
+
+
+def test_favourites_change_nothing_where_the_policy_has_none() -> None:
+    plain, none = (simulate(MusicConfig(rows=1_000, **more)) for more in ({}, {"policy_favouritism": 0.0}))
+    some = simulate(MusicConfig(rows=1_000, policy_favouritism=0.5))
+    assert plain.impressions.equals(none.impressions)
+    assert plain.users.equals(some.users)
+    assert plain.tracks.equals(some.tracks)
+    assert not plain.impressions.equals(some.impressions)

@@ -232,6 +232,20 @@ def test_a_tower_that_is_dropped_at_times_memorises_all_the_same() -> None:
     assert losses[-1] < 0.02
 
 
+@pytest.mark.parametrize("position", [{**PAL, "hidden": [16, 8]}, WATCH_NEXT])
+def test_bf16_changes_little_and_logits_are_single_precision(position: dict[str, Any]) -> None:
+    fields, batch = tiny()
+    model = create("dcn_v2", fields, {**SMALL["dcn_v2"], "position": position}, seed=3)
+    fit(model, batch, steps=20, rate=0.01)
+    model.eval()
+    with torch.no_grad():
+        full = score(model, batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = score(model, batch)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, full, rtol=0.05, atol=0.05)
+
+
 def test_groups_of_parameters_are_those_of_the_model_and_the_tower_is_dense() -> None:
     fields = tiny()[0]
     plain = {k: len(v) for k, v in parameter_groups(create("deepfm", fields)).items()}

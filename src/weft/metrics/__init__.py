@@ -21,6 +21,7 @@ from weft.metrics.calibration import (
     expected_calibration_error,
     reliability_curve,
 )
+from weft.metrics.off_policy import clipped, effective_rows, examination, importance_weight, ips, snips
 from weft.metrics.pointwise import (
     GroupAuc,
     StreamingAuc,
@@ -68,7 +69,10 @@ __all__ = [
     "bootstrap_ratio",
     "bootstrap_weighted",
     "calibration_ratio",
+    "clipped",
     "coverage",
+    "effective_rows",
+    "examination",
     "expected_calibration_error",
     "exposure",
     "f1",
@@ -76,6 +80,8 @@ __all__ = [
     "gini",
     "group_auc",
     "hit_rate",
+    "importance_weight",
+    "ips",
     "logloss",
     "mae",
     "multiclass_accuracy",
@@ -99,4 +105,5 @@ __all__ = [
     "sampled_hit_rate",
     "sampled_ndcg",
     "sampled_reciprocal_rank",
+    "snips",
 ]
