@@ -164,6 +164,35 @@ def test_1m_rating_keeps_all_rows(tmp_path: Path) -> None:
     assert found.split == RandomSplit(valid=0.1, test=0.1, seed=7)
 
 
+def test_1m_autoint_has_times_and_no_ids(tmp_path: Path) -> None:
+    source = write_1m(tmp_path / "ml-1m")
+    with (source / "ratings.dat").open("a") as file:
+        file.write("3000::1::5::978301\n2999::2::1::978302\n")
+    with (source / "users.dat").open("a") as file:
+        file.write("3000::M::25::1::1\n2999::F::25::1::2\n")
+    out = catalog.get("movielens-1m", tmp_path / "out", protocol="autoint", source=source, options={"seed": 7})
+    found = check(out)
+    rows = [(1, 3, 978300, 1), (1, 2, 978302, 0), (2, 1, 978303, 1), (2, 2, 978304, 0), (2, 3, 978305, 1)]
+    assert read(out).rows() == [*rows, (2999, 2, 978302, 0)]
+    names = [feature.name for feature in found.features]
+    assert names == ["gender", "age", "occupation", "zip", "release", "genres", "request_time"]
+    assert read(out, "items")["release"].to_list() == [1995, 1920, 2000]
+    assert read(out, "items")["genres"].to_list()[2] == ["A", "B", "C", "D", "E", "F"]
+    assert read(out, "users")["zip"].to_list()[:3] == ["48067", "70072", "55117-12"]
+    assert found.split == RandomSplit(valid=0.1, test=0.1, seed=7)
+
+
+def test_1m_autoint_leaves_out_rows_without_a_time(tmp_path: Path) -> None:
+    source = write_1m(tmp_path / "ml-1m")
+    lines = [line.split("::") for line in (source / "ratings.dat").read_text().splitlines()]
+    (source / "ratings.dat").unlink()
+    rebuilt = ["\t".join([*line[:3], "" if line[1] == "3" else line[3], "0"]) for line in lines]
+    header = "user_id\tmovie_id\trating\ttimestamp\tchrono_rank"
+    (source / "ratings.tsv").write_text("\n".join([header, *rebuilt, ""]))
+    out = catalog.get("movielens-1m", tmp_path / "out", protocol="autoint", source=source)
+    assert read(out)["movie_id"].to_list() == [2, 1, 2]
+
+
 def test_1m_ncf_is_the_published_split_under_the_raw_ids(tmp_path: Path) -> None:
     out = catalog.get("movielens-1m", tmp_path / "out", protocol="ncf", source=write_1m(tmp_path / "ml-1m"))
     found = check(out)
@@ -433,6 +462,17 @@ def test_real_1m_ctr_has_the_published_size(tmp_path: Path) -> None:
     assert rows["liked"].cast(pl.Int64).sum() == 348_971 + 226_310
     assert read(out, "items")["release"].n_unique() == 8
     assert read(out, "items")["release"].null_count() == 0
+
+
+@real_data
+def test_real_1m_autoint_has_all_times_of_its_users(tmp_path: Path) -> None:
+    out = catalog.get("movielens-1m", tmp_path / "out", protocol="autoint", source=real("ml-1m"))
+    rows = read(out)
+    check(out)
+    assert rows["user_id"].max() == 2999
+    ctr = read(catalog.get("movielens-1m", tmp_path / "ctr", source=real("ml-1m")))
+    assert rows.height == ctr.filter(pl.col("user_id") <= 2999).height
+    assert read(out, "items")["release"].n_unique() == 5 + 31
 
 
 @real_data

@@ -6,6 +6,9 @@ Protocols:
             UserID, Gender, Age, Occupation, MovieID, Release, Genres that public logs call "ML_1M_7_x1". Their split
             of the rows is not published, so this one is drawn from the seed.
     rating  all ratings as numbers, split 8:1:1 at random.
+    autoint Song et al., CIKM 2019: `ctr` without any id, with zip code, release year (decade before 1970) and the time
+            of the rating. Of users 1 to 2999 only, since the rebuilt table below knows all their times; the published
+            0.8456 AUC is of all users. The split is drawn from the seed.
     ncf     He et al., WWW 2017: each user's last movie is ranked among 99 others, both as published; ids only.
 Read from ratings.dat, or from a file ratings.tsv with the columns user_id, movie_id, rating, timestamp, chrono_rank in
 the order of ratings.dat.
@@ -18,7 +21,7 @@ from msgspec import Meta
 
 from weft.data.catalog._files import Columns, Dataset, Download, Files, Options, Tables
 from weft.errors import DataError
-from weft.schema import Categorical, ColumnSplit, Label, MultiHot, Protocol, RandomSplit, Roles, Schema
+from weft.schema import Categorical, ColumnSplit, Dense, Label, MultiHot, Protocol, RandomSplit, Roles, Schema
 from weft.schema import Tables as TableNames
 
 TERMS = "Research use with acknowledgement; no redistribution and no commercial use without permission of GroupLens."
@@ -31,6 +34,9 @@ NCF_RATINGS: Columns = {"user": pl.Int64, "item": pl.Int64, "rating": pl.Int64, 
 
 MOST_GENRES = 5
 FIRST_DECADE, LAST_DECADE = 1920, 1990  # the few movies before and after join the nearest: eight decades
+FIRST_YEAR, LAST_YEAR = 1970, 2000  # of `autoint`, whose releases before are decades
+AUTOINT_GENRES = 6
+LAST_TIMED_USER = 2999
 NEGATIVES = 99
 
 _TABLES = TableNames(interactions="interactions.parquet", users="users.parquet", items="items.parquet")
@@ -52,7 +58,7 @@ class MovieLensOptions(Options, frozen=True, kw_only=True):
     """Options of the data set.
 
     Attributes:
-        seed: Of the random split of `ctr` and `rating`.
+        seed: Of the random split of `ctr`, `rating` and `autoint`.
         valid: Keep the newest train movie of each user of `ncf` for validation; without it is trained on, as published.
     """
 
@@ -68,6 +74,8 @@ def _read(files: Files, protocol: str, options: MovieLensOptions) -> Tables:
     split = RandomSplit(valid=0.1, test=0.1, seed=options.seed)
     if protocol == "ctr":
         return Tables({"interactions": _liked(ratings), **tables}, _ctr_schema(split))
+    if protocol == "autoint":
+        return _autoint(files, ratings, split)
     return Tables({"interactions": ratings.drop("timestamp"), **tables}, _rating_schema(split))
 
 
@@ -77,13 +85,16 @@ def _users(files: Files) -> pl.DataFrame:
 
 def _items(files: Files) -> pl.DataFrame:
     movies = files.table("movies.dat", MOVIES, separator="::", encoding="latin-1")
-    year = pl.col("title").str.extract(r"\((\d{4})\)\s*$").cast(pl.Int64)
     return movies.select(
         "movie_id",
         "title",
-        release=(year // 10 * 10).clip(FIRST_DECADE, LAST_DECADE),
+        release=(_year() // 10 * 10).clip(FIRST_DECADE, LAST_DECADE),
         genres=pl.col("genres").str.split("|").list.head(MOST_GENRES),
     )
+
+
+def _year() -> pl.Expr:
+    return pl.col("title").str.extract(r"\((\d{4})\)\s*$").cast(pl.Int64)
 
 
 def _ratings(files: Files) -> pl.DataFrame:
@@ -98,9 +109,9 @@ def _ratings(files: Files) -> pl.DataFrame:
     return ratings
 
 
-def _liked(ratings: pl.DataFrame) -> pl.DataFrame:
+def _liked(ratings: pl.DataFrame, *more: pl.Expr) -> pl.DataFrame:
     kept = ratings.filter(pl.col("rating") != 3)
-    return kept.select("user_id", "movie_id", liked=(pl.col("rating") >= 4).cast(pl.Int8))
+    return kept.select("user_id", "movie_id", *more, liked=(pl.col("rating") >= 4).cast(pl.Int8))
 
 
 def _roles(label: Label) -> Roles:
@@ -128,6 +139,42 @@ def _rating_schema(split: RandomSplit) -> Schema:
         split=split,
         protocol=Protocol(name=f"ml-1m rating, random 8:1:1, seed {split.seed}", relevant=4.0),
         presets={"bars": _BARS},
+    )
+
+
+# ---- autoint ----
+
+
+def _autoint(files: Files, ratings: pl.DataFrame, split: RandomSplit) -> Tables:
+    timed = ratings.filter((pl.col("user_id") <= LAST_TIMED_USER) & pl.col("timestamp").is_not_null())
+    interactions = _liked(timed, pl.col("timestamp").alias("request_time"))
+    movies = files.table("movies.dat", MOVIES, separator="::", encoding="latin-1")
+    year, decade = _year(), (_year() // 10 * 10).clip(FIRST_DECADE)
+    items = movies.select(
+        "movie_id",
+        "title",
+        release=pl.when(year < FIRST_YEAR).then(decade).otherwise(year.clip(upper_bound=LAST_YEAR)),
+        genres=pl.col("genres").str.split("|").list.head(AUTOINT_GENRES),
+    )
+    users = files.table("users.dat", USERS, separator="::", encoding="latin-1")
+    return Tables({"interactions": interactions, "users": users, "items": items}, _autoint_schema(split))
+
+
+def _autoint_schema(split: RandomSplit) -> Schema:
+    return Schema(
+        name="movielens-1m autoint",
+        tables=_TABLES,
+        features=(
+            *(Categorical(name=name, side="user") for name in ("gender", "age", "occupation", "zip")),
+            Categorical(name="release", side="item"),
+            MultiHot(name="genres", side="item"),
+            Dense(name="request_time", side="context", transform="minmax"),
+        ),
+        roles=_roles(Label(name="liked")),
+        split=split,
+        protocol=Protocol(
+            name=f"ml-1m autoint, users 1 to {LAST_TIMED_USER}, rating 3 dropped, random 8:1:1, seed {split.seed}"
+        ),
     )
 
 
@@ -222,7 +269,7 @@ def _ncf_schema(valid: bool) -> Schema:
 DATASET = Dataset(
     name="movielens-1m",
     title="MovieLens-1M: a million movie ratings",
-    protocols=("ctr", "rating", "ncf"),
+    protocols=("ctr", "rating", "autoint", "ncf"),
     terms=TERMS,
     downloads=(
         Download(
