@@ -71,7 +71,7 @@ def test_train_has_no_model_flags(capsys: Capture) -> None:
 
 
 def test_results_can_be_had_as_json(capsys: Capture) -> None:
-    for verb in ("describe", "models", "train", "evaluate", "recommend", "explain", "dimensions"):
+    for verb in ("describe", "crosses", "models", "train", "evaluate", "recommend", "explain", "dimensions"):
         assert "json" in options_of(capsys, verb)
     assert "json" in options_of(capsys, "data", "list")
 
@@ -111,6 +111,8 @@ def test_results_can_be_had_as_json(capsys: Capture) -> None:
         ("prepare nothing.toml --out RUN", "nothing.toml"),
         ("prepare SCHEMA --out STORE", "exists already"),
         ("describe LR", "a store"),
+        ("crosses LR", "a store"),
+        ("crosses STORE --top 0", "`top` must be 1 or more, got 0"),
         ("models dcnv2", "did you mean dcn_v2"),
         ("data get musik --out RUN", "did you mean music?"),
         ("data get music --out RUN --set rows", "must be KEY=VALUE"),

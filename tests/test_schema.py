@@ -118,6 +118,14 @@ def free(features: list[Feature]) -> list[Feature]:
     return result
 
 
+@pytest.mark.parametrize("presets", [{}, {"bars": {"train": {"l2": 0.1}}}])
+def test_a_feature_may_be_pasted_below_the_text_of_a_schema(presets: dict[str, Any]) -> None:
+    text = dumps(Schema(features=(USER, ITEM), roles=ROLES, presets=presets))
+    pasted = loads(text + '\n[[features]]\nkind = "cross"\nname = "both"\nof = ["user", "item"]\n')
+    assert pasted.features == (USER, ITEM, Cross(name="both", of=("user", "item")))
+    assert loads(dumps(Schema(features=()))) == Schema(features=())
+
+
 @given(st.lists(features(), max_size=4), splits, protocols, presets, st.none() | words)
 def test_toml_and_back_is_the_same_schema(
     extra: list[Feature], split: Any, protocol: Protocol, presets: dict[str, Any], name: str | None

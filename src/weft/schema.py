@@ -509,10 +509,18 @@ def loads(text: str, *, source: str = "schema") -> Schema:
 
 
 def dumps(schema: Schema) -> str:
-    """Write a schema as TOML text; `loads(dumps(s)) == s`."""
+    """Write a schema as TOML text, each feature under its own [[features]]; `loads(dumps(s)) == s`."""
     plain = msgspec.to_builtins(schema)
-    order = ("name", "tables", "roles", "split", "protocol", "features", "presets")
-    return msgspec.toml.encode({key: plain[key] for key in order if key in plain}).decode()
+    features = plain["features"]
+    head = {key: plain[key] for key in ("name", "tables", "roles", "split", "protocol") if key in plain}
+    blocks = [_toml(head if features else {**head, "features": []})]
+    blocks += [f"[[features]]\n{_toml(feature)}" for feature in features]
+    blocks += [_toml({"presets": plain["presets"]})] if plain.get("presets") else []
+    return "\n".join(block for block in blocks if block)
+
+
+def _toml(values: dict[str, Any]) -> str:
+    return msgspec.toml.encode(values).decode()
 
 
 def load(path: str | Path) -> Schema:
