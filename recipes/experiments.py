@@ -3,7 +3,7 @@
 Published figures are those of BARS (reczoo/BARS, boards and repeated runs) and of the papers named beside them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 
@@ -252,6 +252,124 @@ NCF: tuple[Experiment, ...] = (
 )
 
 
+# ---- Depth, rank and widths, one seed each ----
+
+CROSSED = ("dcn", "dcn_v2", "gdcn_p")
+MODULES = ("dot", "attention", "convolution", "linear", "cross")
+KEEPS = (0.99, 0.95, 0.9, 0.8)
+
+
+def _one_seed(name: str, table: str, model: str, setting: str, **more: Any) -> Experiment:
+    return Experiment(name=name, table=table, model=model, setting=setting, seeds=(0,), **{**ML1M, **more})
+
+
+def _with(experiment: Experiment, *sets: str) -> Experiment:
+    return replace(experiment, sets=(*experiment.sets, *sets))
+
+
+def _depth() -> list[Experiment]:
+    return [
+        _with(_one_seed(f"depth-{model}-{n}", "depth", model, f"{n} cross layers"), f"num_cross={n}")
+        for model in CROSSED
+        for n in range(1, 7)
+    ]
+
+
+def _dhen() -> list[Experiment]:
+    about: dict[str, Any] = {"metrics": ("ne", "auc", "logloss")}
+    deep = [
+        _with(_one_seed(f"dhen-{n}", "dhen", "dhen", f"{n} layers of dot and linear", **about), f"num_layers={n}")
+        for n in (1, 2, 4, 8)
+    ]
+    left_out = [(name, tuple(m for m in MODULES if m != name)) for name in MODULES]
+    mixes = [("all five", MODULES), *((f"all but {name}", rest) for name, rest in left_out)]
+    mixes += [(f"{name} alone", (name,)) for name in MODULES]
+    some = [
+        _with(
+            _one_seed(f"dhen-{setting.replace(' ', '-')}", "dhen-modules", "dhen", f"2 layers of {setting}", **about),
+            "num_layers=2",
+            f"modules={[list(modules)]}",
+        )
+        for setting, modules in mixes
+    ]
+    return [*deep, _one_seed("dhen-dlrm", "dhen", "dlrm", "for comparison", **about), *some]
+
+
+def _low_rank() -> list[Experiment]:
+    full = _one_seed("rank-full", "rank", "dcn_v2", "full rank")
+    return [full, *(_with(_one_seed(f"rank-{r}", "rank", "dcn_v2", f"rank {r}"), f"rank={r}") for r in (4, 8, 16, 32))]
+
+
+def _fdo() -> list[Experiment]:
+    found = []
+    for data in (FRAPPE, ML1M):
+        table = f"fdo-{data['source']}"
+        full = Experiment(
+            name=f"{table}-full",
+            table=table,
+            model="gdcn_p",
+            setting="width 16 everywhere",
+            seeds=THREE,
+            sets=("embedding_dim=16",),
+            **data,
+        )
+        found.append(full)
+        for keep in KEEPS:
+            name, setting = f"{table}-{keep:.2f}", f"{keep:.0%} of the variance kept"
+            found.append(replace(full, name=name, setting=setting, widths_of=(full.name, keep)))
+    return found
+
+
+# ---- Adult: simply wide, simply deep, both ----
+
+ADULT: dict[str, Any] = {"data": "adult", "source": "adult", "table": "adult", "seeds": FIVE}
+ADULT_LOOP = ("train.batch_size=256", "train.epochs=40")
+
+
+def _adult() -> list[Experiment]:
+    both = Experiment(
+        name="adult-wide_deep-crosses",
+        model="wide_deep",
+        setting="wide with crosses, deep",
+        protocol="crosses",
+        preset="paper",
+        sets=(*ADULT_LOOP, "hidden=[100, 50]", "embedding_dim=8"),
+        **ADULT,
+    )
+    wide = ("train.wide_optimizer=ftrl", "train.wide_learning_rate=1.0", "train.ftrl_l1=1e-3")
+    return [
+        both,
+        replace(both, name="adult-wide_deep-plain", setting="wide without crosses, deep", protocol="plain"),
+        replace(
+            both,
+            name="adult-mlp",
+            model="mlp",
+            setting="simply deep",
+            protocol="plain",
+            preset=None,
+            sets=(
+                *ADULT_LOOP,
+                *both.sets[2:],
+                "batch_norm=false",
+                "train.optimizer=adagrad",
+                "train.learning_rate=0.01",
+            ),
+        ),
+        replace(
+            both, name="adult-lr-crosses", model="lr", setting="simply wide", preset=None, sets=(*ADULT_LOOP, *wide)
+        ),
+        replace(
+            both,
+            name="adult-lr-plain",
+            model="lr",
+            setting="without crosses",
+            protocol="plain",
+            preset=None,
+            sets=(*ADULT_LOOP, *wide),
+        ),
+    ]
+
+
 EXPERIMENTS = (
     *_family(),
     *(
@@ -264,4 +382,9 @@ EXPERIMENTS = (
         )
     ),
     *NCF,
+    *_adult(),
+    *_depth(),
+    *_dhen(),
+    *_low_rank(),
+    *_fdo(),
 )

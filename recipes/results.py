@@ -23,7 +23,9 @@ from rich.console import Console
 
 import weft
 from weft.data import catalog
+from weft.data.store import Store
 from weft.runs import SavedRun
+from weft.train.dimensions import dimensions
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "results.md"
@@ -67,6 +69,7 @@ def judge(experiment: Experiment, seed: int, work: Path, records: Path, precisio
         "best_epoch": run.report.epoch,
         "epochs": epochs,
         "seconds": round(seconds, 1),
+        "rows_per_second": round(epochs * len(Store.open(store_of(experiment, seed, work)).split("train")) / seconds),
         "precision": run.config.precision,
         "threads": torch.get_num_threads(),
         "machine": platform.processor() or platform.machine(),
@@ -91,6 +94,7 @@ def trained(experiment: Experiment, seed: int, work: Path, precision: str) -> tu
         experiment.model,
         out=folder,
         preset=None if resume else experiment.preset,
+        config=None if resume else widths_of(experiment, seed, work, precision),
         sets=() if resume else sets,
         seed=seed,
         precision="auto" if resume else precision,
@@ -98,6 +102,18 @@ def trained(experiment: Experiment, seed: int, work: Path, precision: str) -> tu
         console=Console(),
     )
     return run, max(run.report.seconds, time.perf_counter() - start)
+
+
+def widths_of(experiment: Experiment, seed: int, work: Path, precision: str) -> Path | None:
+    """The file of field widths that another experiment's run of this seed asks for."""
+    if experiment.widths_of is None:
+        return None
+    other, keep = experiment.widths_of
+    whole = next(found for found in EXPERIMENTS if found.name == other)
+    file = work / experiment.name / f"{seed}.toml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    dimensions(trained(whole, seed, work, precision)[0], keep=keep).save(file)
+    return file
 
 
 def store_of(experiment: Experiment, seed: int, work: Path) -> Path:
