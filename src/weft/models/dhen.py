@@ -52,8 +52,8 @@ Modules = Annotated[tuple[Module, ...], Meta(min_length=1)]
     url="https://arxiv.org/abs/2203.11014",
     year=2022,
     strengths="Several kinds of interaction at once, crossed again by every layer; gains with depth and data.",
-    weaknesses="The costliest of all; on small data the extra kinds of interaction bring little.",
-    choose="When there is much data and the last thousandth is worth the computation.",
+    weaknesses="Many choices and no published figure on public data; attention and convolution make it slow.",
+    choose="When there is much data and the last thousandth is worth a search over modules and depth.",
 )
 @final
 class DHEN(nn.Module):
