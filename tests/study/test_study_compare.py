@@ -218,6 +218,21 @@ def test_settings_reach_the_models_that_have_them(camps: Store, tmp_path: Path) 
     assert options["mf"]["embedding_dim"] == options["mlp"]["embedding_dim"] == 4
 
 
+def test_a_wrapper_reaches_the_models_that_can_carry_it(tmp_path: Path) -> None:
+    table = camp.interactions().with_columns(place=1 + pl.int_range(pl.len()) % 5)
+    roles = Roles(user="user", item="song", time="time", position="place", label=(Label(name="liked"),))
+    store = weft.prepare(camp.schema(roles=roles), tmp_path / "s", interactions=table, items=camp.songs())
+    board = run(store, tmp_path / "c", "mlp", sets=(*QUICK, "position.kind=pal"))
+    assert {entry.model: entry.notes for entry in board.entries} == {
+        "popularity": ("without `position`, which cannot stand around it",),
+        "lr": (),
+        "mlp": (),
+    }
+    assert "position" in SavedRun.open(tmp_path / "c" / "runs" / "mlp" / "0").config.options
+    assert comparing._cannot_carry("mf") == {"tasks"}
+    assert comparing._cannot_carry("dcn_v2") == set()
+
+
 def test_a_preset_reaches_the_models_that_have_it(
     camps: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,7 @@ from weft.evaluate.evaluator import judge, resolve
 from weft.evaluate.report import Report
 from weft.metrics.bootstrap import Weighted, replicates
 from weft.models import entry, names, option_names
+from weft.models._registry import representing
 from weft.runs import CONFIG, SavedRun
 from weft.schema import Protocol
 from weft.study._request import keep_request, refuse_foreign
@@ -102,8 +103,8 @@ def compare(
 ) -> Leaderboard:
     """Compare models on the test rows of a store; `popularity`, `lr` and, where lightgbm is there, `gbdt` join them.
 
-    A setting reaches the models that have it. A model that does not fit the store is skipped, one whose training fails
-    is reported, and the others go on; the leaderboard has the reasons.
+    A setting reaches the models that have it, a wrapper those that can carry it. A model that does not fit the store is
+    skipped, one whose training fails is reported, and the others go on; the leaderboard has the reasons.
 
     Args:
         store: A store, or its path.
@@ -270,7 +271,8 @@ class _Study:
 
     def _sets(self, model: str) -> list[str]:
         """The settings that a model has."""
-        return [text for text in self.request.settings if _first(text) in (*option_names(model), "train")]
+        mine = {*option_names(model), "train"} - _cannot_carry(model)
+        return [text for text in self.request.settings if _first(text) in mine]
 
     def _preset(self, model: str) -> str | None:
         preset = self.request.preset
@@ -306,6 +308,8 @@ class _Study:
             notes.append(f"has no preset {self.request.preset!r}: its defaults")
         if self.request.trials and tuned is None:
             notes.append("not tuned: it has nothing to search")
+        asked = {_first(text) for text in self.request.settings}
+        notes += [f"without `{table}`, which cannot stand around it" for table in sorted(asked & _cannot_carry(model))]
         return tuple(notes)
 
     def _write(self, entries: tuple[Entry, ...]) -> Leaderboard:
@@ -366,6 +370,12 @@ def _check_preset(models: Sequence[str], preset: str | None, store: Store) -> No
     known = {name for model in models for name in _presets(model, store)}
     if preset is not None and preset not in known:
         raise ConfigError(f"no preset of these models is named {preset!r}; {near(preset, known)}")
+
+
+def _cannot_carry(model: str) -> set[str]:
+    """The wrappers that cannot stand around a model: it learns without gradients, or represents nothing."""
+    fitted, represents = "fitted" in entry(model).kinds, model in representing()
+    return ({"position"} if fitted else set()) | (set() if represents else {"tasks"})
 
 
 def _presets(model: str, store: Store) -> set[str]:

