@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from weft.batch import Batch
 from weft.explain.maps import maps_of_row, maps_over, pairs
 from weft.models import FieldMap, create, entry, names
+from weft.models._contract import unwrapped
 from weft.testing import cross_only, fit, tiny
 
 AB = ("a", "b")
@@ -99,6 +100,16 @@ def test_what_stands_around_a_model_is_looked_through() -> None:
     value_BRC = torch.ones(1, 2, 2)
     (found,) = maps_over(Around(Around(Draws(value_BRC, signed=False))), batches(1))
     assert found.values == value_BRC[0].tolist()
+
+
+@pytest.mark.parametrize("kind", ["pal", "watch_next"])
+def test_a_model_with_a_position_draws_as_without(kind: str) -> None:
+    fields, batch = tiny()
+    options = {"embedding_dim": 4, "hidden": [4]}
+    plain = create("dcn_v2", fields, options, seed=0).eval()
+    around = create("dcn_v2", fields, {**options, "position": {"kind": kind}}, seed=0).eval()
+    unwrapped(around).load_state_dict(plain.state_dict())
+    assert maps_over(around, [batch]) == maps_over(plain, [batch])
 
 
 def test_a_model_that_draws_nothing_has_no_maps() -> None:

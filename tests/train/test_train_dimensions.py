@@ -80,6 +80,18 @@ def test_padding_unknown_and_first_order_weights_are_left_out() -> None:
     }
 
 
+@pytest.mark.parametrize("kind", ["pal", "watch_next"])
+def test_what_stands_around_a_model_has_no_part_in_its_widths(kind: str) -> None:
+    fields, _ = tiny()
+    plain = {"embedding_dim": 4, "hidden": [4]}
+    wrapped = {**plain, "position": {"kind": kind}}
+    inside = tables_of(create("dcn_v2", fields, plain, seed=0), options_of("dcn_v2", plain))
+    around = tables_of(create("dcn_v2", fields, wrapped, seed=0), options_of("dcn_v2", wrapped))
+    assert {name: len(parts) for name, parts in around.items()} == dict.fromkeys(inside, 1)
+    for name, (table,) in around.items():
+        assert table.shape == inside[name][0].shape
+
+
 @pytest.fixture(scope="module")
 def run(camps: Store, tmp_path_factory: pytest.TempPathFactory) -> SavedRun:
     out = tmp_path_factory.mktemp("dimensions") / "run"
