@@ -203,7 +203,7 @@ NCF_SETS = ("train.batch_size=2048", "train.negatives=4")
 GMF_SETS = (*NCF_SETS, "embedding_dim=64", "train.learning_rate=0.002")
 TOWERS = ("[16]", "[32, 16]", "[64, 32, 16]", "[128, 64, 32, 16]", "[256, 128, 64, 32, 16]")
 TOWER_SETS = tuple((*NCF_SETS, f"layers={layers}", "train.learning_rate=0.001") for layers in TOWERS)
-NEUMF_SETS = (*TOWER_SETS[4], "embedding_dim=64")
+NEUMF_SETS = (*TOWER_SETS[3], "embedding_dim=64", "train.l2=1e-6")
 MF_SETS = (
     "embedding_dim=192",
     "embedding_std=0.1",
@@ -233,7 +233,7 @@ NCF: tuple[Experiment, ...] = (
         sets=(*GMF_SETS, "train.epochs=20"),
         **NCF_DATA,
     ),
-    _tower(4),
+    *(_tower(depth) for depth in (4, 3)),
     Experiment(
         name="ncf-all-mf",
         model="mf",
@@ -245,9 +245,16 @@ NCF: tuple[Experiment, ...] = (
     Experiment(
         name="ncf-all-gmf",
         model="gmf",
-        setting="64 factors, all rows",
-        sets=(*GMF_SETS, "train.epochs=10"),
+        setting="64 factors, L2 1e-6, all rows",
+        sets=(*GMF_SETS, "train.l2=1e-6", "train.epochs=11"),
         **NCF_ALL,
+    ),
+    Experiment(
+        name="ncf-neumf",
+        model="neumf",
+        setting="64 and 16 factors, 3 hidden layers, L2 1e-6",
+        sets=(*NEUMF_SETS, "train.epochs=14"),
+        **NCF_DATA,
     ),
 )
 
