@@ -58,7 +58,7 @@ def test_kinds_are_true(name: str) -> None:
 
 
 def test_an_unknown_model_names_its_neighbours() -> None:
-    with pytest.raises(ConfigError, match=r"no model named 'dcnv2'; did you mean dcn_v2\?"):
+    with pytest.raises(ConfigError, match=r"no model named 'dcnv2'; did you mean dcn_v2 or dcn\?"):
         create("dcnv2", Fields())
 
 
