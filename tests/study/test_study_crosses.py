@@ -76,8 +76,8 @@ def test_the_planted_pairs_of_the_music_world_are_found(music: Store) -> None:
 
 
 def test_planted_pairs_are_found_and_nothing_else(found: Found) -> None:
-    assert {candidate.of for candidate in found.candidates} == {("a", "b"), ("x.bucket", "z.bucket")}
-    assert all(candidate.helps for candidate in found.candidates)
+    assert {candidate.of for candidate in found.candidates if candidate.sure} == {("a", "b"), ("x.bucket", "z.bucket")}
+    assert [candidate.helps for candidate in found.candidates] == [True, True, False, False]
     numbers = next(candidate for candidate in found.candidates if candidate.of[0] == "x.bucket")
     assert numbers.buckets == {"x": 8, "z": 8}
     assert numbers.combinations == 64
@@ -92,16 +92,21 @@ def test_gains_beyond_the_others_add_up_to_what_all_of_them_gain(store: Store, f
         base = search.polished(search.wide_scores(bars))
     loss = search.task.loss(search.y_valid_B, base.valid_B).mean()
     assert found.loss == pytest.approx(loss)
-    for candidate in found.candidates:
+    sure = [candidate for candidate in found.candidates if candidate.sure]
+    for candidate in sure:
         base = base.plus(search._fitted(search._crossed(candidate.of), base, search.weight_B))
     after = search.task.loss(search.y_valid_B, base.valid_B).mean()
-    assert sum(candidate.beyond.value for candidate in found.candidates) == pytest.approx(loss - after)
+    assert sum(candidate.beyond.value for candidate in sure) == pytest.approx(loss - after)
+    for candidate in found.candidates[len(sure) :]:
+        more = base.plus(search._fitted(search._crossed(candidate.of), base, search.weight_B))
+        found_after = search.task.loss(search.y_valid_B, more.valid_B).mean()
+        assert candidate.beyond.value == pytest.approx(after - found_after)
     assert found.candidates[0].alone == found.candidates[0].beyond
 
 
 def test_lr_on_a_store_with_the_crosses_gains_what_was_said(tmp_path: Path, store: Store, found: Found) -> None:
     """The judge holds the other weights; here all of them are trained."""
-    buckets = {name: count for candidate in found.candidates for name, count in candidate.buckets.items()}
+    buckets = {name: count for candidate in found.candidates[:2] for name, count in candidate.buckets.items()}
     features = tuple(replace(f, buckets=buckets[f.name]) if f.name in buckets else f for f in store.schema.features)
     plain = replace(store.schema, features=features)
     crossed = schemas.loads(schemas.dumps(plain) + "\n" + found.toml())
@@ -115,27 +120,28 @@ def test_lr_on_a_store_with_the_crosses_gains_what_was_said(tmp_path: Path, stor
         ).validation["logloss"]
         for schema in (plain, crossed)
     ]
-    said = sum(candidate.beyond.value for candidate in found.candidates)
+    said = sum(candidate.beyond.value for candidate in found.candidates if candidate.sure)
     assert losses[0] - losses[1] == pytest.approx(said, rel=0.15)
 
 
 def test_the_lines_are_a_schemas(store: Store, found: Found) -> None:
-    buckets = {name: count for candidate in found.candidates for name, count in candidate.buckets.items()}
+    buckets = {name: count for candidate in found.candidates[:2] for name, count in candidate.buckets.items()}
     features = tuple(replace(f, buckets=buckets[f.name]) if f.name in buckets else f for f in store.schema.features)
     text = schemas.dumps(replace(store.schema, features=features, presets={}))
     pasted = schemas.loads(text + "\n" + found.toml())
     made = {f.of: f for f in pasted.features if isinstance(f, Cross)}
-    assert set(made) == {candidate.of for candidate in found.candidates}
+    assert set(made) == {candidate.of for candidate in found.candidates if candidate.helps}
     assert {f.min_count for f in made.values()} == {module.MIN_COUNT}
     assert "# x: buckets = 8" in found.toml()
 
 
 def test_noise_has_no_cross(tmp_path: Path) -> None:
     store = make_store(tmp_path, planted(strength=0.0), label=Label(name="label"))
-    found = find_crosses(store)
-    assert not any(candidate.helps for candidate in found.candidates)
+    found = find_crosses(store, top=3)
+    assert [candidate.sure for candidate in found.candidates] == [False, False, False]
     text = io.StringIO()
     found.render(Console(file=text, width=150))
+    assert text.getvalue().count("doubtful") == 3
     assert "none helps" in text.getvalue()
 
 
@@ -151,7 +157,7 @@ def test_validation_rows_choose_nothing(store: Store) -> None:
             pool = each.candidates(base, bars)
             chosen.append((pool, each.choose(pool, base, 3, bars)))
     assert chosen[0] == chosen[1]
-    assert chosen[0][1]
+    assert chosen[0][1].sure
 
 
 def test_two_searches_are_equal(store: Store, found: Found) -> None:
@@ -324,9 +330,10 @@ def test_the_command_prints_a_table_and_lines_or_json(store: Store, capsys: pyte
 
 def test_only_those_that_help_are_lines() -> None:
     doubt = Gain(value=0.01, low=-0.001, high=0.02)
-    good = Candidate(of=('say "x"', "b"), combinations=4, buckets={}, alone=doubt, beyond=GAIN)
-    bad = Candidate(of=("c", "d"), combinations=4, buckets={}, alone=GAIN, beyond=doubt)
-    found = Found(data="d", metric="logloss", loss=0.5, train_rows=9, valid_rows=9, candidates=(good, bad))
+    good = Candidate(of=('say "x"', "b"), combinations=4, buckets={}, alone=doubt, beyond=GAIN, sure=True)
+    bad = Candidate(of=("c", "d"), combinations=4, buckets={}, alone=GAIN, beyond=doubt, sure=True)
+    lucky = Candidate(of=("e", "f"), combinations=4, buckets={}, alone=GAIN, beyond=GAIN, sure=False)
+    found = Found(data="d", metric="logloss", loss=0.5, train_rows=9, valid_rows=9, candidates=(good, bad, lucky))
     assert found.toml().count("[[features]]") == 1
     assert 'of = ["say \\"x\\"", "b"]' in found.toml()
 

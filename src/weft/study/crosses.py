@@ -8,8 +8,9 @@
 3. Candidates are chosen one after the other, pairs before triples: the one that lowers the loss most, given those
    before it, as long as there is one that surely does. A candidate gets one weight for each combination by Newton's
    method, the other weights stay. The choice is made on a fifth of the train rows, from weights of the other four.
-4. Each chosen cross is judged on the validation rows, which nothing before has read: the loss of the wide model without
-   it less the loss with it, alone and beyond those chosen before, with the interval of a paired bootstrap over rows.
+4. Each chosen cross, and the best of the others, is judged on the validation rows, which nothing before has read: the
+   loss of the wide model without it less the loss with it, alone and beyond those chosen before, with the interval of a
+   paired bootstrap over rows.
 
 Parts are categorical features, buckets, dense features (for which buckets are proposed) and sets of small vocabularies.
 The ids are those that `prepare` would give: fitted on train rows, combinations under `MIN_COUNT` unknown.
@@ -121,10 +122,11 @@ class Gain(Struct, frozen=True, kw_only=True):
 
 
 class Candidate(Struct, frozen=True, kw_only=True):
-    """A cross that was chosen.
+    """A cross that was chosen, or one of the best that were not.
 
     Attributes:
         of: Its parts.
+        sure: Whether it was chosen: on train rows it gains beyond doubt.
         combinations: That have an id of their own.
         buckets: The dense features that need buckets for it, and how many.
         alone: The gain over the wide model without any of the crosses found.
@@ -132,6 +134,7 @@ class Candidate(Struct, frozen=True, kw_only=True):
     """
 
     of: Of
+    sure: bool
     combinations: int
     buckets: dict[str, int]
     alone: Gain
@@ -144,12 +147,12 @@ class Candidate(Struct, frozen=True, kw_only=True):
 
     @property
     def helps(self) -> bool:
-        """Whether the whole interval of the gain beyond the others lies above zero."""
-        return self.beyond.low > 0
+        """Whether it was chosen, and the whole interval of its gain beyond the others lies above zero."""
+        return self.sure and self.beyond.low > 0
 
 
 class Found(Struct, frozen=True, kw_only=True):
-    """The crosses of a store, in the order in which they were chosen.
+    """The crosses of a store, in the order in which they were chosen, then the best that were not.
 
     Attributes:
         data: Name of the data.
@@ -188,28 +191,26 @@ class Found(Struct, frozen=True, kw_only=True):
 
     def render(self, console: Console) -> None:
         """Print the table, and the lines for the schema file."""
-        table = Table("cross", "combinations", "gain", "95 % interval", "gain alone", "95 % interval")
+        table = Table("cross", "on train", "ids", "gain", "95 % interval", "alone")
         for one in self.candidates:
-            cells = (cell for gain in (one.beyond, one.alone) for cell in _cells_of(gain))
-            table.add_row(one.name, f"{one.combinations:,}", *cells)
+            mark = "sure" if one.sure else "doubtful"
+            interval = f"{one.beyond.low:+.5f} to {one.beyond.high:+.5f}"
+            values = (f"{one.beyond.value:+.5f}", interval, f"{one.alone.value:+.5f}")
+            table.add_row(one.name, mark, f"{one.combinations:,}", *values)
         console.print(table)
         said = (
             f"gain: how much the {self.metric} a row of lr, {self.loss:.4f} on {self.valid_rows:,} validation rows of "
-            f"{self.data}, falls with the cross, beyond those above it and alone"
+            f"{self.data}, falls with the cross, beyond the sure ones above it and alone"
         )
         console.print(said, highlight=False, markup=False)
         lines = self.toml()
-        text = f"for the schema file, those whose interval lies above zero:\n\n{lines}" if lines else "none helps"
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        text = f"for the schema file, the sure ones whose interval lies above zero:\n\n{lines}"
+        console.print(text if lines else "none helps", highlight=False, markup=False, soft_wrap=True)
 
 
 def _quoted(text: str) -> str:
     """Text as TOML writes it, which is as JSON does."""
     return msgspec.json.encode(text).decode()
-
-
-def _cells_of(gain: Gain) -> tuple[str, str]:
-    return f"{gain.value:+.5f}", f"{gain.low:+.5f} to {gain.high:+.5f}"
 
 
 def find_crosses(store: Store | str | Path, *, top: int = 10, seed: int = 0, console: Console | None = None) -> Found:
@@ -234,8 +235,7 @@ def find_crosses(store: Store | str | Path, *, top: int = 10, seed: int = 0, con
     with _bars(console) as bars:
         base = search.polished(search.wide_scores(bars))
         pool = search.candidates(base, bars)
-        chosen = search.choose(pool, base, top, bars)
-        return search.judged(chosen, base)
+        return search.judged(search.choose(pool, base, top, bars), base)
 
 
 def path_gains(node: Mapping[str, Any], above: frozenset[int] = frozenset()) -> Iterator[tuple[Features, float]]:
@@ -297,6 +297,13 @@ class _Cells(NamedTuple):
     def spread(self, value_B: Array, cells: int) -> Array:
         """The sum of the rows' values over those that read each weight [C]."""
         return np.bincount(self.cell_V, self.share_V * value_B[self.row_V], cells)
+
+
+class _Choice(NamedTuple):
+    """Candidates that surely gain, in order, and the best of the others."""
+
+    sure: list[Of]
+    doubtful: list[Of]
 
 
 class _Crossed(NamedTuple):
@@ -485,7 +492,7 @@ class _Search:
 
     # 3. Which of them help
 
-    def choose(self, pool: list[Of], base: _Scores, top: int, bars: Progress) -> list[Of]:
+    def choose(self, pool: list[Of], base: _Scores, top: int, bars: Progress) -> _Choice:
         """Take the candidate that gains most, then the one that gains most beside it, and so on; pairs before triples.
 
         Weights are learnt on four fifths of the train rows, gains taken on the fifth, two standard errors below their
@@ -495,6 +502,7 @@ class _Search:
         judging_B = np.random.default_rng(self.seed).random(len(self.train)) < 0.2
         learning_B = np.where(judging_B, 0.0, self.weight_B)
         chosen: list[Of] = []
+        others: dict[Of, float] = {}
         bar = bars.add_task("candidates", total=None)
         for size in MOST:
             known = {of: math.inf for of in pool if len(of) == size}
@@ -504,11 +512,13 @@ class _Search:
                     tried[best] = base.plus(self._fitted(self._crossed(best), base, learning_B))
                     known[best] = self._sure_gain(base, tried[best], judging_B)
                     bars.advance(bar)
-                if known.pop(best) <= 0:
+                if known[best] <= 0:
                     break
                 chosen.append(best)
                 base = tried[best]
-        return chosen
+                del known[best]
+            others |= known
+        return _Choice(chosen, sorted(others, key=lambda of: -others[of])[: top - len(chosen)])
 
     def _sure_gain(self, without: _Scores, with_it: _Scores, rows_B: Array) -> float:
         """The mean gain of some train rows less two standard errors."""
@@ -518,10 +528,11 @@ class _Search:
 
     # 4. By how much
 
-    def judged(self, chosen: list[Of], base: _Scores) -> Found:
-        """Fit the chosen crosses to all train rows that are read and measure them on the validation rows."""
+    def judged(self, choice: _Choice, base: _Scores) -> Found:
+        """Fit the crosses to all train rows that are read and measure them on the validation rows."""
         found, before = [], base
-        for of in chosen:
+        for of in (*choice.sure, *choice.doubtful):
+            sure = of in choice.sure
             crossed = self._crossed(of)
             alone = base.plus(self._fitted(crossed, base, self.weight_B))
             after = before.plus(self._fitted(crossed, before, self.weight_B))
@@ -529,13 +540,14 @@ class _Search:
             found.append(
                 Candidate(
                     of=of,
+                    sure=sure,
                     combinations=crossed.size - FIRST_ID,
                     buckets={name.removesuffix(BUCKET): count for name, count in proposed.items()},
                     alone=self._gain(base, alone),
                     beyond=self._gain(before, after),
                 )
             )
-            before = after
+            before = after if sure else before
         return Found(
             data=self.store.schema.name or self.store.path.name,
             metric=self.task.metric,
