@@ -112,25 +112,26 @@ def plain(tuned: Tuned) -> list[tuple[dict[str, Any], float | None, str]]:
     return [(trial.settings, trial.value, trial.failure) for trial in tuned.trials]
 
 
+LONGER = ("train.batch_size=64", "train.epochs=12", "train.patience=12")
 KILLED = """
 import sys
 from weft.models._search import Choice, Range
 from weft.study import tune as tuning
 tuning.search_space = lambda config: {SPACE}
-tuning.tune(sys.argv[1], "mlp", trials=5, out=sys.argv[2], sets={QUICK}, precision="fp32")
+tuning.tune(sys.argv[1], "mlp", trials=4, out=sys.argv[2], sets={LONGER}, precision="fp32")
 """
 
 
 def test_a_killed_search_ends_as_it_would_have(camps: Store, tmp_path: Path) -> None:
-    whole = search(camps, tmp_path / "whole", trials=5)
-    code = KILLED.format(SPACE=repr(SPACE), QUICK=repr(QUICK))
+    whole = search(camps, tmp_path / "whole", sets=LONGER)
+    code = KILLED.format(SPACE=repr(SPACE), LONGER=repr(LONGER))
     killed = tmp_path / "killed"
     process = subprocess.Popen([sys.executable, "-c", code, str(camps.path), str(killed)])
-    wait_for(lambda: (killed / "0001.json").is_file(), process)
+    wait_for(lambda: (killed / "0001" / "checkpoint" / "latest").is_file(), process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (killed / TUNED).is_file()
-    resumed = search(camps, killed, trials=5)
+    resumed = search(camps, killed, sets=LONGER)
     assert plain(resumed) == plain(whole)
     assert (killed / BEST).read_bytes() == (tmp_path / "whole" / BEST).read_bytes()
 

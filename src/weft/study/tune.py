@@ -5,6 +5,7 @@ tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011). Every trial tr
 are not read.
 
     OUT/request.json     what was asked
+    OUT/base.toml        the settings that every trial starts from
     OUT/journal.log      Optuna's journal of the trials
     OUT/0000.json, ...   what each trial gave
     OUT/best.toml        the whole settings of the best trial, for `weft train --config`
@@ -134,7 +135,7 @@ def tune(
         model: Registry name.
         trials: How many in all, those that are done already included.
         out: The folder of the search.
-        metric: Of the validation rows; the one that training monitors without it.
+        metric: Of the validation rows, in the epoch that training kept; the one that training monitors without it.
         preset: As in `train`: where the search starts.
         config: As in `train`.
         sets: As in `train`.
@@ -210,6 +211,7 @@ class _Search:
         for trial in study.get_trials(states=(TrialState.RUNNING,)):
             if self._record(trial.number).is_file():
                 _tell(study, _read(self._record(trial.number)))
+                shutil.rmtree(self._run(trial.number), ignore_errors=True)
             elif trial.number and set(trial.params) != set(self.space):
                 study.tell(trial.number, state=TrialState.FAIL)
             else:
