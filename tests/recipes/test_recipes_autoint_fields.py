@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from weft.runs import SavedRun
+
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "autoint_fields.py"
 USERS, MOVIES = 40, 30
 
@@ -39,19 +41,24 @@ def test_the_road(recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.Monkey
     write_ml_1m(tmp_path / "raw" / "ml-1m")
     monkeypatch.setenv("WEFT_DATA", str(tmp_path / "raw"))
     sets = ("embedding_dim=4", "attention_dim=4", "num_layers=2", "train.epochs=1", "train.batch_size=128")
-    found = recipe.study(tmp_path / "work", seeds=(0, 1), sets=sets)
+    forms = {"paper": ((0, 1), sets), "code": ((0,), (*sets, *recipe.CODE))}
+    study = recipe.study(tmp_path / "work", forms=forms)
+    assert list(study) == ["paper", "code"]
+    assert SavedRun.open(tmp_path / "work" / "code" / "seed-0" / "run").config.options["layer_norm"]
+    found = study["paper"]
     assert set(found["fields"]) == {"gender", "age", "occupation", "zip", "release", "genres", "request_time"}
     for name in ("all layers", "first layer"):
         assert len(found[name]) == 7 * 6 // 2
         means = [np.mean(one["attention"]) for one in found[name]]
         assert means == sorted(means, reverse=True)
         assert 0 < min(means) <= max(means) < 1
-    text = "\n".join(recipe.page(found))
-    assert "2 seeds: test AUC 0." in text
+    text = "\n".join(recipe.page(study))
+    assert "2999, 2 seeds: test AUC 0." in text
+    assert "layer norm) on MovieLens-1M without ids, users 1 to 2999, 1 seed: test AUC 0." in text
     assert "Published pairs among 21, first layer: gender × genres is " in text
 
     monkeypatch.delenv("WEFT_DATA")
-    assert recipe.study(tmp_path / "work", seeds=(0, 1), sets=sets) == found
+    assert recipe.study(tmp_path / "work", forms=forms) == study
 
 
 def test_attention_is_the_mean_of_maps_and_directions(recipe: ModuleType) -> None:
@@ -80,7 +87,7 @@ def test_published_pairs_are_bold_wherever_they_stand(recipe: ModuleType) -> Non
     worth = {"age": [0.02, 0.04], "user_id": [0.0, 0.0]}
     fields = ["age", "gender", "genres", "zip"]
     found = {"rows": 5, "auc": [0.8, 0.8], "fields": fields, "all layers": pairs, "first layer": pairs}
-    lines = recipe.page({**found, "importance": worth})
+    lines = recipe.page({"paper": {**found, "importance": worth}})
     assert "| age × zip | 0.3000 ± 0.1414 | 1, 1 |" in lines
     assert "| **age × genres** | 0.1000 ± 0.0000 | 3, 3 |" in lines
     assert lines[-1] == "What shuffling a field costs in AUC: age 0.0300 ± 0.0141."
