@@ -26,6 +26,7 @@ class Experiment:
         widths_of: An experiment whose run of the same seed gives the widths, and the share of variance kept.
         metrics: Shown, the first one orders the table.
         fold_is_seed: The seeds are folds of the data.
+        in_order: The table keeps the order of its experiments instead of the best first.
         published: Figures of others.
     """
 
@@ -43,6 +44,7 @@ class Experiment:
     widths_of: tuple[str, float] | None = None
     metrics: tuple[str, ...] = ("auc", "logloss")
     fold_is_seed: bool = False
+    in_order: bool = False
     published: str = ""
 
 
@@ -274,7 +276,9 @@ KEEPS = (0.99, 0.95, 0.9, 0.8)
 
 
 def _one_seed(name: str, table: str, model: str, setting: str, **more: Any) -> Experiment:
-    return Experiment(name=name, table=table, model=model, setting=setting, seeds=(0,), **{**ML1M, **more})
+    return Experiment(
+        name=name, table=table, model=model, setting=setting, seeds=(0,), in_order=True, **{**ML1M, **more}
+    )
 
 
 def _with(experiment: Experiment, *sets: str) -> Experiment:
@@ -323,6 +327,7 @@ def _fdo() -> list[Experiment]:
             table=table,
             model="gdcn_p",
             setting="width 16 everywhere",
+            in_order=True,
             seeds=THREE,
             sets=("embedding_dim=16",),
             **data,

@@ -4,7 +4,7 @@
 
 Resumable: each finished run leaves one line in docs/results/runs.jsonl, from which the tables of the page are written;
 a run that has its line is not made again, an interrupted one goes on from its checkpoint. `recipes/experiments.py` says
-what is run.
+what is run. Studies with questions of their own (`position.py`, `autoint_fields.py`) leave a JSON file beside it.
 """
 
 import argparse
@@ -17,6 +17,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import autoint_fields
+import position
 import torch
 from experiments import EXPERIMENTS, Experiment
 from rich.console import Console
@@ -30,6 +32,7 @@ from weft.train.dimensions import dimensions
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "results.md"
 RECORDS = ROOT / "docs" / "results" / "runs.jsonl"
+STUDIES = {"position": position, "autoint-fields": autoint_fields}
 Record = dict[str, Any]
 
 
@@ -43,12 +46,16 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="only write the page")
     parser.add_argument("--precision", default="auto")
     arguments = parser.parse_args()
+    wanted = tuple(arguments.only) or ("",)
     for experiment in () if arguments.page else EXPERIMENTS:
-        if not arguments.only or experiment.name.startswith(tuple(arguments.only)):
-            for seed in experiment.seeds:
-                if not arguments.seeds or seed in arguments.seeds:
-                    judge(experiment, seed, arguments.work, arguments.records, arguments.precision)
-    write_page(read_records(arguments.records))
+        for seed in experiment.seeds if experiment.name.startswith(wanted) else ():
+            if not arguments.seeds or seed in arguments.seeds:
+                judge(experiment, seed, arguments.work, arguments.records, arguments.precision)
+    for name, study in () if arguments.page else STUDIES.items():
+        place = arguments.records.with_name(f"{name}.json")
+        if name.startswith(wanted) and not place.is_file():
+            place.write_text(json.dumps(study.study(arguments.work / name), indent=1) + "\n")
+    write_page(arguments.records)
 
 
 def judge(experiment: Experiment, seed: int, work: Path, records: Path, precision: str) -> None:
@@ -135,20 +142,27 @@ def read_records(path: Path) -> list[Record]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-def write_page(records: list[Record]) -> None:
+def write_page(records: Path) -> None:
     """Fill the tables of docs/results.md from the records that are there."""
+    found = read_records(records)
+    tables = {
+        table: table_of([e for e in EXPERIMENTS if e.table == table], found)
+        for table in dict.fromkeys(experiment.table for experiment in EXPERIMENTS)
+    }
+    for name, study in STUDIES.items():
+        place = records.with_name(f"{name}.json")
+        tables[name] = study.page(json.loads(place.read_text())) if place.is_file() else []
     text = PAGE.read_text()
-    for table in dict.fromkeys(experiment.table for experiment in EXPERIMENTS):
+    for table, lines in tables.items():
         begin, end = f"<!-- {table}: begin -->", f"<!-- {table}: end -->"
         if begin in text:
             before, rest = text.split(begin)
-            mine = [experiment for experiment in EXPERIMENTS if experiment.table == table]
-            text = before + begin + "\n" + "\n".join(table_of(mine, records)) + "\n" + end + rest.split(end)[1]
+            text = before + "\n".join([begin, *(lines or ["Not run yet."]), end]) + rest.split(end)[1]
     PAGE.write_text(text)
 
 
 def table_of(experiments: list[Experiment], records: list[Record]) -> list[str]:
-    """The lines of one table, best first."""
+    """The lines of one table, best first unless the experiments have an order of their own."""
     metrics = experiments[0].metrics
     unit = "folds" if experiments[0].fold_is_seed else "seeds"
     head = ["model", "setting", unit, *metrics, "parameters", "epochs", "train s", "published"]
@@ -168,8 +182,11 @@ def table_of(experiments: list[Experiment], records: list[Record]) -> list[str]:
                 experiment.published,
             ]
             rows.append((statistics.mean(values[0]), row))
+    if not rows:
+        return []
     lower = metrics[0] in ("rmse", "logloss", "ne")
-    rows.sort(key=lambda row: row[0], reverse=not lower)
+    if not experiments[0].in_order:
+        rows.sort(key=lambda row: row[0], reverse=not lower)
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *(row for _, row in rows))]
 
 
