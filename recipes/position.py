@@ -247,9 +247,9 @@ def music_lines(parts: list[Found]) -> list[str]:
             curve = at(row["curve"], places) if row["curve"] else ["" for _ in places]
             rows.append([name, kind, ranged(row["ndcg"]), gain, f"{row['mean']:.3f}", *curve])
     return [
-        f"Music service of {parts[0]['rows']:,} impressions in slates of {SLATE}; P(seen at p) = p^-{BIAS:g}. Of what the "
-        f"logging policy sorts by besides relevance, {FAVOURITISM:.0%} of the variance is its own liking for single "
-        "tracks; a tenth of the requests stands in random order. NDCG of the true relevance within "
+        f"Music service of {parts[0]['rows']:,} impressions in slates of {SLATE}; P(seen at p) = p^-{BIAS:g}. Of what "
+        f"the logging policy sorts by besides relevance, {FAVOURITISM:.0%} of the variance is its own liking for single"
+        " tracks; a tenth of the requests stands in random order. NDCG of the true relevance within "
         f"{parts[0]['requests']:,} test requests, one seed; the curve of `watch_next` is a ratio of odds.",
         "",
         *table(rows),
