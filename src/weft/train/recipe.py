@@ -42,6 +42,8 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         embedding_learning_rate: Of the same.
         l2: Adds l2 * E to the gradient of every whole embedding and first-order table E, the vectors of numeric
             columns included, every step, before clipping; the gradient of l2 / 2 * |E|^2.
+        l2_rows: Adds l2_rows / 2 * |e|^2 to the loss of a row of data for each row e of a table that it looks up, so
+            that values are held back as often as they occur; for tables updated by touched rows too.
         weight_decay: Of the dense group: decoupled with `adamw`, added to the gradient otherwise.
         ftrl_l1: L1 of the rule `ftrl`.
         ftrl_l2: L2 of the rule `ftrl`.
@@ -70,6 +72,7 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     embedding_optimizer: TableRule | None = None
     embedding_learning_rate: Positive | None = None
     l2: NotNegative = 0.0
+    l2_rows: NotNegative = 0.0
     weight_decay: NotNegative = 0.0
     ftrl_l1: NotNegative = 0.0
     ftrl_l2: NotNegative = 0.0

@@ -47,7 +47,7 @@ from weft.runs import (
     read_config,
 )
 from weft.train.checkpoint import Checkpoints, State, plain
-from weft.train.loop import Epoch, Progress, defined
+from weft.train.loop import Epoch, Objective, Progress, defined
 from weft.train.loop import train as run_loop
 from weft.train.objective import check_labels, check_position, check_weights, measure, monitored, objective
 from weft.train.optimizers import Optimizer
@@ -55,6 +55,7 @@ from weft.train.precision import choose_device, choose_precision
 from weft.train.pretrained import start_from_parts
 from weft.train.progress import Display, Log
 from weft.train.recipe import Recipe, recipe_from, resolve
+from weft.train.row_penalty import with_row_penalty
 from weft.train.warm_start import warm_start
 from weft.transforms.rows import Rows
 
@@ -224,7 +225,7 @@ class _Run:
         ):
             for event in run_loop(
                 self.model,
-                objective(self.store.schema.roles.label, self.config.precision, self.recipe.task_weights),
+                self._objective(),
                 _OnDevice(loader, self.config.device),
                 self.optimizer,
                 self.recipe,
@@ -242,6 +243,11 @@ class _Run:
                     state = replace(state, lines=log.size())
                     state = checkpoints.save(state, self.model, self.optimizer, best=best)
         return state
+
+    def _objective(self) -> Objective:
+        recipe = self.recipe
+        plain_loss = objective(self.store.schema.roles.label, self.config.precision, recipe.task_weights)
+        return with_row_penalty(plain_loss, recipe.l2_rows) if recipe.l2_rows else plain_loss
 
     def _rows(self, split: str) -> Rows:
         """The rows of a split, without the features that the model does not read."""
