@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from weft.batch import Batch
-from weft.layers import Embedding, Head, Numeric
+from weft.layers import Embedding, Numeric
 
 
 @runtime_checkable
@@ -24,9 +24,10 @@ class Ranker(Protocol):
 
 @runtime_checkable
 class Represents(Protocol):
-    """A ranker whose logits are one linear map of what `represent` gives: others may put their own heads on it."""
+    """A ranker whose logits are one linear map of what `represent` gives: others may put their own heads on it.
 
-    head: Head
+    That map is its submodule `head`, a `Head`.
+    """
 
     def represent(self, batch: Batch) -> tuple[Tensor, ...]:
         """The parts that the head reads, [B, H_i] of widths `head.widths`."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from weft.batch import Batch, Fields
 from weft.errors import Unsupported
-from weft.layers import MixtureOfExperts, Towers, lowered
+from weft.layers import Head, MixtureOfExperts, Towers, lowered
 from weft.models._contract import Represents
 from weft.models._inputs import Positive, Share
 from weft.models._registry import name_of, register_wrapper, representing
@@ -50,7 +50,7 @@ class Tasks(nn.Module):
     def __init__(self, model: nn.Module, fields: Fields, config: Config) -> None:
         super().__init__()
         _check(model, fields)
-        width, self.labels = sum(cast(Represents, model).head.widths), fields.outputs
+        width, self.labels = sum(cast(Head, model.head).widths), fields.outputs
         self.model = model
         del model.head
         self.mixture: MixtureOfExperts | None = None
