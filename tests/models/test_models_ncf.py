@@ -307,6 +307,30 @@ def test_roles_are_all_that_they_read(name: str) -> None:
     assert torch.equal(score(bare), score(batch))
 
 
+@pytest.mark.parametrize(
+    "around",
+    [
+        {"position": {"kind": "pal"}},
+        {"position": {"kind": "watch_next"}},
+        {"tasks": {"kind": "mmoe"}},
+        {"tasks": {"kind": "shared_bottom"}, "position": {"kind": "pal"}},
+    ],
+)
+def test_roles_are_all_that_they_read_inside_a_wrapper(around: dict[str, Any]) -> None:
+    fields, batch = tiny(2)
+    model = create("ncf_mlp", fields, around).eval()
+    assert roles_only(model)
+    bare = dataclasses.replace(batch, ids=batch.ids[:, :0], dense=batch.dense[:, :0], ragged={})
+    assert torch.equal(model(bare), model(batch))
+
+
+@pytest.mark.parametrize(
+    ("name", "position"), [("gmf", {"kind": "pal", "features": ["hour.bucket"]}), ("lr", {"kind": "pal"})]
+)
+def test_a_wrapper_reads_what_its_tower_and_its_model_read(name: str, position: dict[str, Any]) -> None:
+    assert not roles_only(create(name, tiny()[0], {"position": position}))
+
+
 @pytest.mark.parametrize("name", ["lr", "deepfm", "popularity"])
 def test_other_models_read_features(name: str) -> None:
     assert not roles_only(create(name, tiny()[0]))

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from weft.batch import Batch
 from weft.layers import Embedding, Numeric
 
+INSIDE = "model"  # the submodule of a wrapper that is the network inside
+
 
 @runtime_checkable
 class Ranker(Protocol):
@@ -76,7 +78,7 @@ class Wraps(Protocol):
     """A network around another."""
 
     def inner(self) -> nn.Module:
-        """The network inside."""
+        """The network inside, the submodule `model`."""
         ...
 
     def served(self) -> nn.Module:
@@ -146,8 +148,9 @@ def advice(model: nn.Module) -> list[str]:
 
 
 def roles_only(model: nn.Module) -> bool:
-    """Whether a model reads nothing of a batch but user, item, label and weight: its class says `roles_only = True`."""
-    return getattr(model, "roles_only", False) is True
+    """Whether a model reads no feature of a batch: it says `roles_only = True`, and so does each wrapper around it."""
+    own = getattr(model, "roles_only", False) is True
+    return own and (not isinstance(model, Wraps) or roles_only(model.inner()))
 
 
 def embeddings(model: nn.Module) -> list[Embedding]:

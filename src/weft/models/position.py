@@ -81,6 +81,7 @@ class Position(nn.Module):
         self.model = model
         self.pal = config.kind == "pal"
         self._columns = [_column(fields, name) for name in config.features]
+        self.roles_only = not config.features
         self._last = len(config.curve) or config.max_position
         self._dropout = 0.0 if self.pal else DROPOUT if config.dropout is None else config.dropout
         rows = [self._last + 1, *(fields.ids[column].rows for column in self._columns)]

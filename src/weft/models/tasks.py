@@ -11,7 +11,7 @@ its crosses serve all labels. The ranker's own head is taken out.
 Dimension key: B rows, D width of the representation, T labels.
 """
 
-from typing import Annotated, Literal, cast, final
+from typing import Annotated, ClassVar, Literal, cast, final
 
 import torch
 from msgspec import Meta, Struct
@@ -29,6 +29,8 @@ from weft.models._registry import name_of, register_wrapper, representing
 @final
 class Tasks(nn.Module):
     """A ranker's representation and a tower for each label."""
+
+    roles_only: ClassVar[bool] = True
 
     class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Options.
