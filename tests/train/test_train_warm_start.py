@@ -11,7 +11,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from weft import artifacts
+from weft.errors import ConfigError
 from weft.models import _registry as registry
+from weft.models import unwrapped
 from weft.runs import KIND, RunConfig, SavedRun
 from weft.schema import Categorical, Cross, Dense, Label, Roles, Schema
 from weft.testing.lopsided import make_lopsided
@@ -123,6 +125,64 @@ def test_another_width_starts_fresh(tmp_path: Path) -> None:
     report = warm_start(new, new_transforms, run)
     assert report.rows == 0
     assert sum("embedding" in name for name in report.left) == 5
+
+
+PAL = {"position": {"kind": "pal", "max_position": 3}}
+TASKS = {"tasks": {"kind": "mmoe", "hidden": [3], "expert_hidden": [4]}}
+TWO_LABELS = msgspec.structs.replace(
+    SCHEMA, roles=Roles(label=(Label(name="click"), Label(name="like")), user="user", item="item")
+)
+
+
+@pytest.mark.parametrize("name", ["mlp", "ncf_mlp"])
+@pytest.mark.parametrize(
+    ("before", "after", "fresh"),
+    [
+        ({}, PAL, ["tower"]),
+        (PAL, {}, []),
+        (PAL, PAL, []),
+        ({}, TASKS, ["head", "mixture"]),
+        (TASKS, {}, ["head"]),
+        (TASKS, PAL | TASKS, ["tower"]),
+        (PAL | TASKS, TASKS, []),
+        (PAL, TASKS, ["head", "mixture"]),
+        (TASKS, PAL, ["model.head", "tower"]),
+    ],
+)
+def test_wrappers_come_and_go(
+    name: str, before: dict[str, Any], after: dict[str, Any], fresh: list[str], tmp_path: Path
+) -> None:
+    own = OPTIONS if name == "mlp" else {"layers": [6, 4]}
+    run, old = saved(tmp_path / "run", name, transforms(*OLD, TWO_LABELS), own | before)
+    new = registry.create(name, run.fields, own | after, seed=2)
+    report = warm_start(new, run.transforms, run)
+    assert {next(f for f in [*fresh, key] if key.startswith(f"{f}.")) for key in report.left} == set(fresh)
+    given, taken = unwrapped(old).state_dict(), unwrapped(new).state_dict()
+    shared = given.keys() & taken.keys()
+    assert len(shared) >= 4
+    for key in shared:
+        start = int("embedding" in key)  # padding has no value
+        assert torch.equal(*(torch.atleast_1d(net[key])[start:] for net in (taken, given))), key
+
+
+def test_what_a_wrapper_adds_goes_to_the_same_wrapper(tmp_path: Path) -> None:
+    run, old = saved(tmp_path / "run", "mlp", transforms(*OLD, TWO_LABELS), OPTIONS | TASKS | PAL)
+    new = registry.create("mlp", run.fields, OPTIONS | TASKS | PAL, seed=2)
+    warm_start(new, run.transforms, run)
+    for key in (
+        "tower.head.linear.weight",
+        "tower.tables.0.weight",
+        "model.head.weight",
+        "model.mixture.gates.1.weight",
+    ):
+        assert torch.equal(new.state_dict()[key], old.state_dict()[key]), key
+
+
+def test_a_run_with_nothing_in_common_is_refused(tmp_path: Path) -> None:
+    run, _ = saved(tmp_path / "run", "mlp", transforms(*OLD, SCHEMA), OPTIONS)
+    new = registry.create("lr", run.fields, seed=2)
+    with pytest.raises(ConfigError, match=r"no weight of the run .*, of the model 'mlp', has a place in the new model"):
+        warm_start(new, run.transforms, run)
 
 
 @pytest.mark.parametrize("name", ["run.toml", "weights.safetensors"])

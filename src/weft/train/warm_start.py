@@ -1,10 +1,11 @@
 """Start from another run's weights although vocabularies, fields or widths have changed since.
 
 Rows of embedding tables go to the row of the same value: by external value through both vocabularies, by position where
-ids are hashes or buckets that did not change. All other weights go by name where their shapes are the same.
+ids are hashes or buckets that did not change. All other weights go by name where their shapes are the same. Wrappers
+may come and go: the network inside starts from the network inside, and what a wrapper adds from the same wrapper's.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from weft.batch import FIRST_ID, UNKNOWN
+from weft.errors import ConfigError
 from weft.layers import Embedding
+from weft.models import _registry as registry
+from weft.models._contract import INSIDE, Wraps
 from weft.runs import WEIGHTS, SavedRun
 from weft.schema import Categorical, Cross, MultiHot, Schema
 from weft.transforms.cross import CrossVocabulary
@@ -22,6 +26,7 @@ from weft.transforms.encode import Transforms
 from weft.transforms.vocabulary import Vocabulary
 
 RowMap = NDArray[np.integer[Any]]
+Place = tuple[str, str]  # the table of the wrapper that a weight belongs to, "" of the network inside; its name there
 
 
 class Report(NamedTuple):
@@ -51,12 +56,16 @@ def warm_start(model: nn.Module, transforms: Transforms, run: SavedRun) -> Repor
         model: The new model.
         transforms: What its ids mean.
         run: Where to start from; its model may be another one, what has no place stays out.
+
+    Raises:
+        ConfigError: Nothing of the run has a place.
     """
-    old, new = load_file(run.path / WEIGHTS), model.state_dict()
+    old, new = _by_place(run), model.state_dict()
+    places = _places(new, _around(model))
     tables = {f"{prefix}{name}.weight": name for prefix, name in _tables(model)}
     rows, taken, left = 0, [], []
     for key, tensor in new.items():
-        given = old.get(key)
+        given = old.get(places[key])
         if given is None:
             left.append(key)
         elif key in tables:
@@ -68,6 +77,11 @@ def warm_start(model: nn.Module, transforms: Transforms, run: SavedRun) -> Repor
             taken.append(key)
         else:
             left.append(key)
+    if not (rows or taken):
+        raise ConfigError(
+            f"no weight of the run {str(run.path)!r}, of the model {run.config.model!r}, has a place in the new model; "
+            "start from a run of the same model whose widths and values it shares, or from none"
+        )
     return Report(rows, sum(len(new[key]) for key in tables), tuple(taken), tuple(left))
 
 
@@ -80,6 +94,35 @@ def row_map(table: str, old: Transforms, new: Transforms, old_rows: int, new_row
         return np.concatenate([[0, UNKNOWN], np.where(ids == UNKNOWN, 0, ids)])
     same = old_rows == new_rows and _same_ids(table, old, new)
     return np.arange(old_rows) if same else None
+
+
+def _by_place(run: SavedRun) -> dict[Place, Tensor]:
+    old = load_file(run.path / WEIGHTS)
+    around = [table for table in reversed(registry.INSIDE_OUT) if table in run.config.options]
+    return {place: old[key] for key, place in _places(old, around).items()}
+
+
+def _around(model: nn.Module) -> Iterator[str]:
+    """The tables of the wrappers around a model, outside in."""
+    tables = {config: table for table, config in registry.wrappers().items()}
+    while isinstance(model, Wraps):
+        yield tables[vars(type(model))["Config"]]
+        model = model.inner()
+
+
+def _places(keys: Iterable[str], around: Iterable[str]) -> dict[str, Place]:
+    """The place of each key under wrappers, outside in.
+
+    >>> _places(["model.bias", "tower.head.bias"], ["position"])
+    {'model.bias': ('', 'bias'), 'tower.head.bias': ('position', 'tower.head.bias')}
+    """
+    places = {key: ("", key) for key in keys}
+    for table in around:
+        for key, (whose, name) in places.items():
+            if not whose:
+                inner = name.removeprefix(f"{INSIDE}.")
+                places[key] = (table, name) if inner == name else ("", inner)
+    return places
 
 
 def _take_rows(tensor: Tensor, given: Tensor, rows: RowMap | None) -> int:
