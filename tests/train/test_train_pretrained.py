@@ -1,5 +1,6 @@
 """NeuMF starts from a gmf and an ncf_mlp trained alone, of the same store or of another one."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,16 +9,23 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from msgspec.structs import replace
 from rich.console import Console
+from safetensors.torch import save_file
 
+from weft import artifacts
 from weft.batch import FIRST_ID
 from weft.data.store import Store, prepare
 from weft.errors import ConfigError
 from weft.models import _registry as registry
-from weft.models import score
-from weft.runs import SavedRun
+from weft.models import score, unwrapped
+from weft.models.position import Position
+from weft.runs import KIND, SavedRun
 from weft.schema import Categorical, Dense, Label, RandomSplit, Roles, Schema
+from weft.testing import make_lopsided
+from weft.train.checkpoint import plain
 from weft.train.pretrained import start_from_parts
+from weft.train.recipe import resolve
 from weft.train.run import train
 
 SCHEMA = Schema(
@@ -121,6 +129,56 @@ def test_a_wrapped_neumf_starts_there_too(store: Store, parts: dict[str, str]) -
         assert torch.equal(next(v for name, v in weights.items() if name.endswith(key)), value)
 
 
+def with_options(path: str, folder: Path, options: dict[str, Any]) -> str:
+    """A run like the one in `path`, of the same model under wrappers and with lopsided weights."""
+    run = SavedRun.open(path)
+    config = replace(run.config, options=run.config.options | options)
+    model = make_lopsided(registry.create(config.model, run.fields, config.options, seed=9)).float()
+    shutil.copytree(path, folder)
+    (folder / "run.toml").write_bytes(config.toml())
+    save_file(plain(model.state_dict()), folder / "weights.safetensors")
+    artifacts.write_manifest(folder, KIND)
+    return str(folder)
+
+
+@pytest.mark.parametrize("kind", ["pal", "watch_next"])
+def test_of_a_half_trained_with_positions_the_network_inside_counts(
+    kind: str, store: Store, parts: dict[str, str], tmp_path: Path
+) -> None:
+    options = {"position": {"kind": kind}}
+    halves = {part: with_options(path, tmp_path / part, options) for part, path in parts.items()}
+    model = neumf(store)
+    start_from_parts(model, halves, store.transforms, seed=0)
+    batch = store.split("valid").batch()
+    logits = [score(unwrapped(SavedRun.open(path).load_model()), batch) for path in halves.values()]
+    torch.testing.assert_close(score(model.eval(), batch), sum(logits) / 2)
+
+
+def test_halves_without_an_output_of_their_own_are_refused(store: Store, parts: dict[str, str], tmp_path: Path) -> None:
+    folder = tmp_path / "tasks"
+    shutil.copytree(parts["gmf"], folder)
+    config = SavedRun.open(parts["gmf"]).config
+    tasks = {"tasks": {"kind": "shared_bottom"}}
+    (folder / "run.toml").write_bytes(replace(config, options=config.options | tasks).toml())
+    artifacts.write_manifest(folder, KIND)
+    with pytest.raises(ConfigError, match=r"`pretrained.gmf` must be a run whose output is its own, .* with `tasks`"):
+        start_from_parts(neumf(store), parts | {"gmf": str(folder)}, store.transforms, seed=0)
+
+
+def test_towers_leave_no_output_to_pretrain(store: Store, parts: dict[str, str]) -> None:
+    two = replace(store.fields, outputs=2)
+    options = {"embedding_dim": 3, "layers": [6, 4], "tasks": {"kind": "shared_bottom"}}
+    for more in ({}, {"position": {"kind": "pal"}}):
+        model = registry.create("neumf", two, options | more, seed=5)
+        with pytest.raises(ConfigError, match="`tasks` puts towers in its place; leave out one of them"):
+            start_from_parts(model, parts, store.transforms, seed=0)
+
+
+def test_the_preset_for_after_the_halves_steps_as_often_as_theirs() -> None:
+    after, alone = (resolve("neumf", preset=name).recipe for name in ("pretrained", "paper"))
+    assert after == replace(alone, optimizer="sgd")
+
+
 @pytest.mark.parametrize(
     ("sets", "message"),
     [
@@ -150,6 +208,18 @@ def test_a_run_has_one_start(store: Store, parts: dict[str, str], tmp_path: Path
     sets = [*RECIPE, *WIDTHS["neumf"], *pretrained(parts)]
     with pytest.raises(ConfigError, match="`init` or from the parts in `pretrained`, both are given"):
         train(store, "neumf", out=tmp_path / "run", sets=sets, init=parts["gmf"])
+
+
+@pytest.mark.parametrize(("sets", "reads"), [((), False), (("position.features=['user']",), True)])
+def test_under_a_position_they_read_features_where_the_tower_does(
+    sets: tuple[str, ...], reads: bool, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths = set()
+    forward = Position.forward
+    monkeypatch.setattr(Position, "forward", lambda net, batch: widths.add(batch.ids.shape[1]) or forward(net, batch))
+    recipe = ("position.kind=pal", "train.monitor=logloss", "train.epochs=1")
+    train(store, "gmf", out=tmp_path / "run", sets=[*recipe, *sets])
+    assert widths == {store.split("train").ids.shape[1] if reads else 0}
 
 
 @pytest.mark.parametrize("name", ["mf", "gmf", "ncf_mlp", "neumf"])

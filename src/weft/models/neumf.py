@@ -59,7 +59,7 @@ class Pretrained(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     choose="To compare with the literature of collaborative filtering on implicit feedback.",
     presets={
         "paper": NCF_PRESET,
-        "pretrained": {"train": {"optimizer": "sgd", "learning_rate": 0.001, "negatives": 4}},
+        "pretrained": {"train": {**NCF_PRESET["train"], "optimizer": "sgd"}},
     },
 )
 @final
