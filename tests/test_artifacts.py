@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from weft.artifacts import LOCK, MANIFEST, lock, new_folder, read_manifest, sha256, verify, write_atomic
+from weft.artifacts import LOCK, MANIFEST, lock, new_folder, read_manifest, sha256, verify, write_atomic, write_json
 from weft.errors import ArtifactError, Locked
 
 
@@ -193,3 +193,15 @@ def test_the_lock_file_is_not_in_the_manifest(tmp_path: Path) -> None:
     with new_folder(tmp_path / "run", "run") as folder, lock(folder):
         (folder / "a").write_text("a")
     assert set(verify(tmp_path / "run", "run")["files"]) == {"a"}
+
+
+def test_json_is_written_whole_and_a_line_a_value(tmp_path: Path) -> None:
+    value = {"a": [1, 2.5], "b": None}
+    write_json(tmp_path / "deep" / "value.json", value)
+    text = (tmp_path / "deep" / "value.json").read_text()
+    assert json.loads(text) == value
+    assert text.splitlines()[1:3] == [' "a": [', "  1,"]
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "deep" / "value.json", object())
+    assert os.listdir(tmp_path / "deep") == ["value.json"]
+    assert (tmp_path / "deep" / "value.json").read_text() == text

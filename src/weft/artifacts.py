@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from weft.errors import ArtifactError, Locked
 
 MANIFEST = "manifest.json"
@@ -39,6 +41,11 @@ def write_atomic(path: Path, data: bytes) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain values, Structs or dataclasses as JSON that people can read, as `write_atomic` does."""
+    write_atomic(path, msgspec.json.format(msgspec.json.encode(value), indent=1))
 
 
 def sync_folder(folder: Path) -> None:

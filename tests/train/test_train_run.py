@@ -203,14 +203,14 @@ def test_sigkill_frees_the_lock_and_loses_nothing(store: Store, tmp_path: Path) 
     assert_same_bits(train(store, "dcn_v2", out=out, resume=True), whole)
 
 
-@pytest.mark.parametrize("place", ["_publish", "_Run._finish", "_json", "_manifest"])
+@pytest.mark.parametrize("place", ["_publish", "_Run._finish", "artifacts.write_json", "_manifest"])
 def test_killed_while_the_folder_is_finished(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     whole = train(store, "lr", out=tmp_path / "whole", sets=["train.epochs=1"])
     out = tmp_path / "cut"
-    original = getattr(runs, place, None)
-    after = 2 if place == "_json" else 0
+    original = artifacts.write_json
+    after = 2 if place == "artifacts.write_json" else 0
     calls = iter(range(100))
     with monkeypatch.context() as patch:
         patch.setattr(f"weft.train.run.{place}", lambda *a: killed() if next(calls) >= after else original(*a))

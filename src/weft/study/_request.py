@@ -26,7 +26,7 @@ def keep_request(folder: Path, kind: str, request: Struct) -> None:
     """
     path = folder / REQUEST
     if not path.is_file():
-        artifacts.write_atomic(path, msgspec.json.format(msgspec.json.encode(request), indent=1))
+        artifacts.write_json(path, request)
         return
     before, now = _read(path, kind), msgspec.json.decode(msgspec.json.encode(request))
     for key in now:

@@ -334,8 +334,8 @@ class _Run:
             parameters=sum(p.numel() for p in self.model.parameters()),
             seconds=state.seconds,
         )
-        artifacts.write_atomic(self.folder / REPORT, _json(report))
-        artifacts.write_atomic(self.folder / STATE, _json(state))
+        artifacts.write_json(self.folder / REPORT, report)
+        artifacts.write_json(self.folder / STATE, state)
 
 
 def _check_weights(model: nn.Module, epoch: int) -> None:
@@ -399,8 +399,8 @@ def _begin(folder: Path, store: Store, config: RunConfig, resume: bool) -> None:
     _remove_temporary(folder)
     shutil.rmtree(folder / TRANSFORMS, ignore_errors=True)
     shutil.copytree(store.path / TRANSFORMS, folder / TRANSFORMS)
-    artifacts.write_atomic(folder / SCHEMA, _json(store.schema))
-    artifacts.write_atomic(folder / ENVIRONMENT, _json(_environment()))
+    artifacts.write_json(folder / SCHEMA, store.schema)
+    artifacts.write_json(folder / ENVIRONMENT, _environment())
     artifacts.write_atomic(folder / CONFIG, config.toml())
 
 
@@ -435,10 +435,6 @@ def _environment() -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
-
-
-def _json(value: object) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(value), indent=1)
 
 
 def _say(console: Console | None, text: str) -> None:
