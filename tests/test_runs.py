@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from weft import artifacts
-from weft.errors import ArtifactError
+from weft.errors import ArtifactError, StaleModel
 from weft.runs import RunConfig, SavedRun, read_config
 
 CONFIG = RunConfig(model="lr", store="s", store_id="0", options={"widths": {"a": 3}}, recipe={"clip": float("inf")})
@@ -41,3 +41,10 @@ def test_a_damaged_run_toml_is_said(tmp_path: Path, text: str) -> None:
     artifacts.write_manifest(tmp_path, "run")
     with pytest.raises(ArtifactError, match=r"run\.toml' cannot be read"):
         SavedRun.open(tmp_path)
+
+
+def test_another_store_than_that_of_the_run_is_said(tmp_path: Path) -> None:
+    run = SavedRun(path=tmp_path / "run", id="1", config=CONFIG)
+    run.check_store("0", tmp_path)
+    with pytest.raises(StaleModel, match=r"run' was trained on another store than '.*other' .*; give the right one"):
+        run.check_store("1", tmp_path / "other")

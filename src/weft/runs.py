@@ -24,7 +24,7 @@ from torch import nn
 
 from weft import artifacts
 from weft.batch import Fields
-from weft.errors import ArtifactError
+from weft.errors import ArtifactError, StaleModel
 from weft.models import _registry as registry
 from weft.schema import Schema
 from weft.transforms.encode import Transforms
@@ -148,6 +148,14 @@ class SavedRun:
     def validation(self) -> dict[str, float]:
         """Validation metrics of the best epoch, those that are defined."""
         return self.report.metrics
+
+    def check_store(self, id: str, path: Path) -> None:
+        """StaleModel when a store, given by the id of its manifest and its path, is not the one of this run."""
+        if id != self.config.store_id:
+            raise StaleModel(
+                f"the run {str(self.path)!r} was trained on another store than {str(path)!r} (the ids differ); "
+                "give the right one (`store`, `--store`), or train again"
+            )
 
     def load_model(self) -> nn.Module:
         """The model with its best weights, in evaluation mode, on the CPU."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weft.data.store import Store
-from weft.errors import ConfigError, StaleModel, near
+from weft.errors import ConfigError, near
 from weft.evaluate.pointwise import pointwise
 from weft.evaluate.ranking import candidate_values, coverage, full_ranking, left_out, list_values, mean_of_users
 from weft.evaluate.report import Report, Value
@@ -109,11 +109,7 @@ def judge(
 def open_store(run: SavedRun, store: str | Path | None) -> Store:
     """The store that a run was trained on; StaleModel when it is another one."""
     data = Store.open(store if store is not None else run.config.store)
-    if data.id != run.config.store_id:
-        raise StaleModel(
-            f"the run {str(run.path)!r} was trained on another store than {str(data.path)!r} (the ids differ); "
-            "give the right one with --store, or train again"
-        )
+    run.check_store(data.id, data.path)
     return data
 
 

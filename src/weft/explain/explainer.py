@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 from rich.console import Console
 from rich.progress import track
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from weft import artifacts
 from weft.batch import FIRST_ID, Batch
 from weft.data.store import Store
-from weft.errors import ConfigError, StaleModel
+from weft.errors import ConfigError
 from weft.explain.crosses import largest_crosses
 from weft.explain.explanation import Explanation, Row, TableVariance
 from weft.explain.importance import features, importances, metrics_of
@@ -92,7 +91,7 @@ def explain(
         row=None if asked is None else _row(scorer, data, asked),
     )
     with artifacts.new_folder(Path(out), KIND, run=run.id) as folder:
-        (folder / NUMBERS).write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1))
+        artifacts.write_json(folder / NUMBERS, found)
         (folder / PAGE).write_text(render_page(found), encoding="utf-8")
     return found
 
@@ -126,11 +125,7 @@ def _known(ids: Vocabulary, role: str, value: str | int, data: Store) -> int:
 
 def _store(run: SavedRun, store: str | Path | None) -> Store:
     data = Store.open(store if store is not None else run.config.store)
-    if data.id != run.config.store_id:
-        raise StaleModel(
-            f"the run {str(run.path)!r} was trained on another store than {str(data.path)!r} (the ids differ); "
-            "give the right one with --store, or train again"
-        )
+    run.check_store(data.id, data.path)
     return data
 
 

@@ -22,14 +22,15 @@ from numpy.typing import NDArray
 from weft import metrics
 from weft.batch import Fields
 from weft.explain.explanation import Importance
-from weft.metrics.pointwise import auc_of_ties, run_starts
+from weft.metrics.bootstrap import weighted_auc, weighted_mean
 from weft.schema import Label, Schema
 from weft.transforms.layout import BUCKET, MISSING
 from weft.transforms.rows import Rows
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
-Weighted = Callable[[Floats], float]
+Weights = NDArray[np.float64]
+Metric = Callable[[Weights], float]
 
 
 class Columns(NamedTuple):
@@ -129,52 +130,36 @@ def importances(
     return tuple(one for many in found.values() for one in sorted(many, key=_rank))
 
 
-def metrics_of(labels: Sequence[Label], rows: Rows, logits: Floats) -> dict[str, Weighted]:
+def metrics_of(labels: Sequence[Label], rows: Rows, logits: Floats) -> dict[str, Metric]:
     """The metrics of each label as functions of one weight a row."""
     assert rows.label is not None
-    found: dict[str, Weighted] = {}
+    found: dict[str, Metric] = {}
     for t, label in enumerate(labels):
         of_label = _by_task(label, rows.label[:, t], logits[:, t] if len(labels) > 1 else logits)
         found |= {f"{label.name}.{name}" if len(labels) > 1 else name: metric for name, metric in of_label.items()}
     return found
 
 
-def _by_task(label: Label, y: Floats, logits: Floats) -> dict[str, Weighted]:
+def _by_task(label: Label, y: Floats, logits: Floats) -> dict[str, Metric]:
     match label.task:
         case "binary":
-            return {"auc": _auc(y, logits), "logloss": _mean(metrics.row_logloss(y, logits))}
+            logloss = weighted_mean(metrics.row_logloss(y, logits))
+            return {"auc": weighted_auc(y, logits).of, "logloss": logloss.of}
         case "regression":
-            square = _mean((logits.astype(np.float64) - y) ** 2)
-            return {"rmse": lambda weight: float(np.sqrt(square(weight)))}
+            square = weighted_mean((logits.astype(np.float64) - y) ** 2)
+            return {"rmse": lambda weight: float(np.sqrt(square.of(weight)))}
         case "count":
-            return {"poisson_deviance": _mean(metrics.row_poisson_deviance(y, logits))}
+            return {"poisson_deviance": weighted_mean(metrics.row_poisson_deviance(y, logits)).of}
         case "multiclass":
-            return {"logloss": _mean(metrics.row_multiclass_logloss(y, logits))}
+            return {"logloss": weighted_mean(metrics.row_multiclass_logloss(y, logits)).of}
 
 
-def _mean(values: Floats) -> Weighted:
-    return lambda weight: float((weight * values).sum() / weight.sum())
-
-
-def _auc(y: Floats, score: Floats) -> Weighted:
-    order = np.argsort(score, kind="stable")
-    positive, starts = y[order] > 0.5, run_starts(score[order])
-
-    def metric(weight: Floats) -> float:
-        weight = weight[order]
-        positives = weight * positive
-        negatives = weight - positives
-        return auc_of_ties(np.add.reduceat(positives, starts), np.add.reduceat(negatives, starts))
-
-    return metric
-
-
-def _measured(found: dict[str, Weighted], weights: Sequence[Floats]) -> dict[str, Floats]:
+def _measured(found: dict[str, Metric], weights: Sequence[Weights]) -> dict[str, Floats]:
     return {name: np.array([metric(weight) for weight in weights]) for name, metric in found.items()}
 
 
 def _worse(name: str, base: Floats, other: Floats) -> Floats:
-    return base - other if name.rpartition(".")[2] == "auc" else other - base
+    return base - other if metrics.more_is_better(name) else other - base
 
 
 def _importance(feature: str, metric: str, worse: Floats, drawn_SK: Ints) -> Importance:

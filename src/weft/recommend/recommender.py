@@ -15,7 +15,7 @@ from rich.text import Text
 
 from weft import artifacts
 from weft.batch import FIRST_ID
-from weft.errors import ConfigError, DataError, StaleModel, Unsupported, near
+from weft.errors import ConfigError, DataError, Unsupported, near
 from weft.runs import SavedRun
 from weft.schema import UNITS_PER_SECOND, Protocol
 from weft.scoring import Scorer, best
@@ -94,10 +94,7 @@ class Recommender:
         """
         saved = SavedRun.open(run)
         folder = Path(store if store is not None else saved.config.store)
-        if artifacts.read_manifest(folder, "store")["id"] != saved.config.store_id:
-            raise StaleModel(
-                f"the run {str(run)!r} was trained on another store than {str(folder)!r}; give it as `store`"
-            )
+        saved.check_store(artifacts.read_manifest(folder, "store")["id"], folder)
         return Recommender(saved, Catalogue.load(folder))
 
     def recommend(self, user: str | int, *, k: int = 10, seen: str | None = None) -> Recommendation:
