@@ -215,6 +215,110 @@ def test_the_ids_are_those_of_prepare(music: Store, tmp_path: Path, of: tuple[st
         assert all((theirs == 1) == (ours == 1) for theirs, ours in pairs)
 
 
+def nulls(*, indicator: bool) -> tuple[Schema, pl.DataFrame]:
+    """A fifth of `x` is missing, `z` is there in every row."""
+    frame = planted(3000)
+    lacks = pl.Series(np.random.default_rng(3).random(len(frame)) < 0.2)
+    frame = frame.with_columns(x=pl.when(lacks).then(None).otherwise(pl.col("x")))
+    features = (
+        *(Categorical(name=name, side="context") for name in "abc"),
+        Dense(name="x", side="context", missing_indicator=indicator),
+        Dense(name="z", side="context"),
+    )
+    schema = Schema(name="nulls", features=features, roles=Roles(label=(Label(name="label"),)), split=RandomSplit())
+    return schema, frame
+
+
+def test_the_ids_are_those_of_prepare_where_numbers_are_missing(tmp_path: Path) -> None:
+    schema, frame = nulls(indicator=True)
+    search = module._Search.open(prepare(schema, tmp_path / "plain", interactions=frame), 0)
+    assert search.notes == ()
+    features = tuple(replace(f, buckets=module.BUCKETS) if isinstance(f, Dense) else f for f in schema.features)
+    of = ("x.bucket", "z.bucket")
+    made = replace(schema, features=(*features, Cross(name="made", of=of, min_count=module.MIN_COUNT)))
+    store = prepare(made, tmp_path / "made", interactions=frame)
+    crossed = search._crossed(of)
+    for split, cells in (("train", crossed.train), ("valid", crossed.valid)):
+        rows = store.split(split)
+        ids = rows.ids[:, store.fields.column("made")]
+        assert (rows.ids[:, store.fields.column("x.bucket")] == 0).mean() > 0.1
+        np.testing.assert_array_equal(np.flatnonzero(ids), cells.row_V)
+        pairs = {*zip(ids[ids != 0].tolist(), cells.cell_V.tolist(), strict=True)}
+        assert len(pairs) == len({theirs for theirs, _ in pairs}) == len({ours for _, ours in pairs})
+        part = search.parts["x.bucket"]
+        mine = part.train if split == "train" else part.valid
+        np.testing.assert_array_equal(mine, rows.ids[:, store.fields.column("x.bucket")])
+
+
+def test_numbers_whose_missing_values_cannot_be_told_are_left_out_and_named(tmp_path: Path) -> None:
+    schema, frame = nulls(indicator=False)
+    store = prepare(schema, tmp_path / "store", interactions=frame)
+    search = module._Search.open(store, 0)
+    assert set(search.parts) == {"a", "b", "c", "z.bucket"}
+    found = find_crosses(store, top=1)
+    assert found.notes == search.notes
+    (note,) = found.notes
+    assert note.startswith("no buckets are proposed for x, whose missing values")
+    text = io.StringIO()
+    found.render(Console(file=text, width=400))
+    assert note in text.getvalue()
+    assert json.loads(found.json())["notes"] == [note]
+    few = replace(schema, features=tuple(f for f in schema.features if f.name in ("a", "x")))
+    with pytest.raises(Unsupported, match="1 of the features can be one; no buckets are proposed for x"):
+        find_crosses(prepare(few, tmp_path / "few", interactions=frame))
+
+
+def weighted(folder: Path) -> Store:
+    """`a` with `b` decides the label where rows weigh much; where they weigh little, the other way round."""
+    frame = planted(6000, strength=0.0).drop("x", "z")
+    draw = np.random.default_rng(4)
+    odd = frame.select(pl.col("a", "b").str.slice(1).cast(pl.Int64)).sum_horizontal().to_numpy() % 2
+    light = draw.random(6000) < 0.6
+    label = (draw.random(6000) < np.where(odd == light, 0.1, 0.9)).astype(int)
+    frame = frame.with_columns(label=pl.Series(label), weight=pl.Series(np.where(light, 0.05, 2.0)))
+    features = tuple(Categorical(name=name, side="context") for name in "abc")
+    roles = Roles(label=(Label(name="label"),), weight="weight")
+    return prepare(
+        Schema(name="weighted", features=features, roles=roles, split=RandomSplit(valid=0.2)),
+        folder / "store",
+        interactions=frame,
+    )
+
+
+def test_gains_on_validation_are_those_of_weighted_rows(tmp_path: Path) -> None:
+    store = weighted(tmp_path)
+    found = find_crosses(store, top=1)
+    (only,) = found.candidates
+    assert only.of == ("a", "b")
+    assert only.helps
+    search = module._Search.open(store, 0)
+    with module._bars(None) as bars:
+        base = search.polished(search.wide_scores(bars))
+    after = base.plus(search._fitted(search._crossed(only.of), base, search.weight_B))
+    rows = store.split("valid")
+    losses = [search.task.loss(rows.label[:, 0], scores.valid_B) for scores in (base, after)]
+    weight = rows.weight.astype(float)
+    assert found.loss == pytest.approx((weight * losses[0]).sum() / weight.sum())
+    assert only.alone.value == pytest.approx((weight * (losses[0] - losses[1])).sum() / weight.sum())
+    assert only.alone.low < only.alone.value < only.alone.high
+    assert (losses[0] - losses[1]).mean() < 0 < only.alone.low
+
+
+def test_rows_of_no_weight_choose_nothing(store: Store) -> None:
+    """The sure gain of rows that weigh 0 or 1 is that of those that weigh 1: mean less two standard errors."""
+    search = module._Search.open(store, 0)
+    draw = np.random.default_rng(5)
+    count = len(search.train)
+    some_B = draw.random(count) < 0.3
+    before, after = (module._Scores(draw.normal(size=count), np.zeros(0)) for _ in range(2))
+    weighty = dataclasses.replace(search, weight_B=some_B.astype(float))
+    gain_B = (search.task.loss(search.y_B, before.train_B) - search.task.loss(search.y_B, after.train_B))[some_B]
+    want = gain_B.mean() - 2 * gain_B.std() / np.sqrt(len(gain_B))
+    every = np.ones(count, bool)
+    assert weighty._sure_gain(before, after, every) == pytest.approx(want)
+    assert search._sure_gain(before, after, some_B) == pytest.approx(want)
+
+
 def test_weights_of_a_cross_are_the_most_likely_ones(music: Store) -> None:
     """The gradient of the loss with its ridge is nought, for one value a row and for sets; a set's row is a mean."""
     search = module._Search.open(music, 0)

@@ -10,10 +10,12 @@
    method, the other weights stay. The choice is made on a fifth of the train rows, from weights of the other four.
 4. Each chosen cross, and the best of the others, is judged on the validation rows, which nothing before has read: the
    loss of the wide model without it less the loss with it, alone and beyond those chosen before, with the interval of a
-   paired bootstrap over rows.
+   paired bootstrap over rows. Rows have their weights here as in the other steps.
 
 Parts are categorical features, buckets, dense features (for which buckets are proposed) and sets of small vocabularies.
-The ids are those that `prepare` would give: fitted on train rows, combinations under `MIN_COUNT` unknown.
+The ids are those that `prepare` would give: fitted on train rows, combinations under `MIN_COUNT` unknown. A store holds
+the fill where a number is missing, and `NAME.missing` tells the rows; without that column, buckets are proposed only
+where no row holds the fill.
 Needs LightGBM: pip install "weft[tune]".
 
 Dimension key: B rows, V values of a part or cross in all rows, C combinations, P columns of the trees.
@@ -44,17 +46,17 @@ from weft.data.load import Loader
 from weft.data.store import Store
 from weft.errors import ConfigError, Unsupported
 from weft.losses import for_task
-from weft.metrics import paired_difference, row_logloss, row_poisson_deviance
+from weft.metrics import bootstrap_mean, row_logloss, row_poisson_deviance
 from weft.models import create, score, set_output_bias
 from weft.models._predict import predict
-from weft.schema import Cross, Dense
+from weft.schema import Cross, Dense, Schema
 from weft.train.loop import train as run_loop
 from weft.train.optimizers import Optimizer
 from weft.train.recipe import Recipe
 from weft.transforms.bucket import bucket_rows, quantile_edges, to_buckets
 from weft.transforms.cross import CrossVocabulary, Part, cross
 from weft.transforms.hashing import splitmix64
-from weft.transforms.layout import BUCKET, bucketed
+from weft.transforms.layout import BUCKET, MISSING, bucketed
 from weft.transforms.rows import RaggedArrays, Rows, rows_of
 
 Array = NDArray[Any]
@@ -161,6 +163,7 @@ class Found(Struct, frozen=True, kw_only=True):
         train_rows: That were read.
         valid_rows: On which the gains were measured.
         candidates: At most as many as were asked for.
+        notes: What was left out.
     """
 
     data: str
@@ -169,6 +172,7 @@ class Found(Struct, frozen=True, kw_only=True):
     train_rows: int
     valid_rows: int
     candidates: tuple[Candidate, ...]
+    notes: tuple[str, ...] = ()
 
     def toml(self) -> str:
         """The crosses that help, as lines for the schema file."""
@@ -202,7 +206,8 @@ class Found(Struct, frozen=True, kw_only=True):
             f"gain: how much the {self.metric} a row of lr, {self.loss:.4f} on {self.valid_rows:,} validation rows of "
             f"{self.data}, falls with the cross, beyond the sure ones above it and alone"
         )
-        console.print(said, highlight=False, markup=False)
+        for text in (said, *self.notes):
+            console.print(text, highlight=False, markup=False)
         lines = self.toml()
         text = f"for the schema file, the sure ones whose interval lies above zero:\n\n{lines}"
         console.print(text if lines else "none helps", highlight=False, markup=False, soft_wrap=True)
@@ -342,7 +347,7 @@ class _PartIds(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class _Search:
-    """The rows and parts of one search; the labels and the weights of the train rows that are read."""
+    """The rows and parts of one search; labels and weights of the train rows that are read, and of the others."""
 
     store: Store
     task: Task
@@ -351,8 +356,10 @@ class _Search:
     y_B: Array
     y_valid_B: Array
     weight_B: Array
+    weight_valid_B: Array
     parts: Mapping[str, _PartIds]
     seed: int
+    notes: tuple[str, ...] = ()
 
     @staticmethod
     def open(store: Store, seed: int) -> "_Search":
@@ -370,9 +377,11 @@ class _Search:
         if y_B.min() == y_B.max():
             raise Unsupported(f"the label is {y_B[0]:g} in every train row, so no cross can be told; give other rows")
         parts = dict(_parts(store, train, valid))
+        notes = _notes(store.schema, parts)
         if len(parts) < 2:
             raise Unsupported(
-                f"a cross needs two parts, and {len(parts)} of the features can be one; name more of them"
+                "; ".join((f"a cross needs two parts, and {len(parts)} of the features can be one", *notes))
+                + "; name more of them"
             )
         return _Search(
             store=store,
@@ -381,9 +390,11 @@ class _Search:
             valid=valid,
             y_B=y_B,
             y_valid_B=y_valid_B,
-            weight_B=np.ones(len(train)) if train.weight is None else train.weight.astype(np.float64),
+            weight_B=_weights(train),
+            weight_valid_B=_weights(valid),
             parts=parts,
             seed=seed,
+            notes=notes,
         )
 
     # 1. What single features say
@@ -521,10 +532,11 @@ class _Search:
         return _Choice(chosen, sorted(others, key=lambda of: -others[of])[: top - len(chosen)])
 
     def _sure_gain(self, without: _Scores, with_it: _Scores, rows_B: Array) -> float:
-        """The mean gain of some train rows less two standard errors."""
+        """The mean gain of some train rows less two standard errors, each row by its weight."""
         losses = (self.task.loss(self.y_B[rows_B], scores.train_B[rows_B]) for scores in (without, with_it))
-        gain_B = np.subtract(*losses)
-        return float(gain_B.mean() - 2 * gain_B.std() / math.sqrt(len(gain_B)))
+        gain_B, weight_B = np.subtract(*losses), self.weight_B[rows_B]
+        mean = np.average(gain_B, weights=weight_B)
+        return float(mean - 2 * np.linalg.norm(weight_B * (gain_B - mean)) / weight_B.sum())
 
     # 4. By how much
 
@@ -551,15 +563,16 @@ class _Search:
         return Found(
             data=self.store.schema.name or self.store.path.name,
             metric=self.task.metric,
-            loss=float(self.task.loss(self.y_valid_B, base.valid_B).mean()),
+            loss=float(np.average(self.task.loss(self.y_valid_B, base.valid_B), weights=self.weight_valid_B)),
             train_rows=len(self.train),
             valid_rows=len(self.valid),
             candidates=tuple(found),
+            notes=self.notes,
         )
 
     def _gain(self, without: _Scores, with_it: _Scores) -> Gain:
         losses = (self.task.loss(self.y_valid_B, scores.valid_B) for scores in (without, with_it))
-        found = paired_difference(*losses, seed=self.seed)
+        found = bootstrap_mean(np.subtract(*losses), self.weight_valid_B, seed=self.seed)
         return Gain(value=found.value, low=found.low, high=found.high)
 
     def _crossed(self, of: Of) -> _Crossed:
@@ -603,15 +616,46 @@ def _parts(store: Store, train: Rows, valid: Rows) -> Iterator[tuple[str, _PartI
         if not field.cross:
             ordered = bucketed(schema, field.name) is not None
             yield field.name, _PartIds(np.asarray(train.ids[:, i]), np.asarray(valid.ids[:, i]), field.rows, ordered)
-    names = {f.name for f in schema.features if isinstance(f, Dense) and f.buckets is None}
-    for i, dense in enumerate(fields.dense):
-        edges = quantile_edges(train.dense[:, i].astype(np.float64), BUCKETS)
-        if dense.name in names and len(edges):
-            ids, judged = (to_buckets(rows.dense[:, i].astype(np.float64), edges) for rows in (train, valid))
-            yield dense.name + BUCKET, _PartIds(ids, judged, bucket_rows(edges), True, BUCKETS)
+    for number in _unbucketed(schema):
+        read, judged = (_numbers(store, rows, number) for rows in (train, valid))
+        if read is None or judged is None or not len(edges := quantile_edges(read, BUCKETS)):
+            continue
+        ids, others = (to_buckets(values, edges) for values in (read, judged))
+        yield number.name + BUCKET, _PartIds(ids, others, bucket_rows(edges), True, BUCKETS)
     for field in fields.ragged:
         if field.kind == "set" and not field.cross and field.rows <= SET_VALUES:
             yield field.name, _PartIds(train.ragged[field.name], valid.ragged[field.name], field.rows)
+
+
+def _unbucketed(schema: Schema) -> list[Dense]:
+    """The numbers for which buckets may be proposed."""
+    return [feature for feature in schema.features if isinstance(feature, Dense) and feature.buckets is None]
+
+
+def _numbers(store: Store, rows: Rows, number: Dense) -> Array | None:
+    """The stored values of a number, NaN where it is missing; None where that cannot be told from true values."""
+    place = {field.name: i for i, field in enumerate(store.fields.dense)}
+    values_B = np.asarray(rows.dense[:, place[number.name]])
+    if number.missing_indicator:
+        return np.where(rows.dense[:, place[number.name + MISSING]] > 0, np.nan, values_B.astype(np.float64))
+    fill = store.transforms.scalers[number.name].apply(np.array([np.nan]))
+    return None if (values_B == fill).any() else values_B.astype(np.float64)
+
+
+def _notes(schema: Schema, parts: Mapping[str, _PartIds]) -> tuple[str, ...]:
+    """Which numbers are no parts since `_numbers` cannot tell which rows lack them."""
+    numbers = [number.name for number in _unbucketed(schema) if not number.missing_indicator]
+    untold = ", ".join(name for name in numbers if name + BUCKET not in parts)
+    if not untold:
+        return ()
+    return (
+        f"no buckets are proposed for {untold}, whose missing values the store cannot tell from true ones: give them "
+        "`missing_indicator = true` or `buckets` in the schema and prepare again",
+    )
+
+
+def _weights(rows: Rows) -> Array:
+    return np.ones(len(rows)) if rows.weight is None else rows.weight.astype(np.float64)
 
 
 def _bars(console: Console | None) -> Progress:
