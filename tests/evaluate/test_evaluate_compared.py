@@ -62,10 +62,7 @@ def test_every_task_has_its_metrics(tmp_path: Path, label: tuple[Label, ...], ma
     assert len(names) == sum(len(compared.OF_ROWS[part.task]) + (part.task == "binary") for part in label)
 
 
-def test_which_way_is_better_and_what_is_drawn() -> None:
-    less = {"logloss", "ne", "rmse", "mae", "poisson_deviance", "click.logloss"}
-    for name in (*less, "auc", "gauc", "ndcg@10", "click.accuracy", "hr@5"):
-        assert compared.more_is_better(name) == (name not in less)
+def test_what_is_drawn() -> None:
     assert compared.drawn("click.gauc", Protocol()) == "groups"
     assert compared.drawn("ndcg@10", Protocol()) == "groups"
     assert compared.drawn("ndcg@10", Protocol(kind="full")) == "users"

@@ -26,7 +26,7 @@ from weft.schema import Label, Protocol, Roles
 from weft.study import compare as comparing
 from weft.study import tune as tuning
 from weft.study.compare import BOARD, PAGE, baselines, compare
-from weft.study.leaderboard import Leaderboard
+from weft.study.leaderboard import Leaderboard, cells, columns
 
 QUICK = ("train.epochs=3", "train.batch_size=64", "train.learning_rate=0.02", "embedding_dim=4", "hidden=[8]")
 Capture = pytest.CaptureFixture[str]
@@ -218,6 +218,31 @@ def test_settings_reach_the_models_that_have_them(camps: Store, tmp_path: Path) 
     assert options["mf"]["embedding_dim"] == options["mlp"]["embedding_dim"] == 4
 
 
+def test_a_value_that_a_baseline_does_not_take_is_left_out_for_it(camps: Store, tmp_path: Path) -> None:
+    board = run(camps, tmp_path / "c", "mlp", sets=(*QUICK, "pooling=target"))
+    notes = {entry.model: entry.notes for entry in board.compared}
+    assert notes == {"popularity": (), "lr": ("without `pooling=target`, which it does not take",), "mlp": ()}
+    options = {model: SavedRun.open(tmp_path / "c" / "runs" / model / "0").config.options for model in ("lr", "mlp")}
+    assert (options["lr"]["pooling"], options["mlp"]["pooling"]) == ("mean", "target")
+    for models, value in ((("mlp",), "meen"), (("mf",), "target")):
+        with pytest.raises(ConfigError, match=f"none of the models takes 'pooling={value}'; options of model"):
+            run(camps, tmp_path / "d", *models, sets=(f"pooling={value}",))
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_model_that_is_fitted_in_one_pass_is_not_said_to_weigh_nothing(camps: Store, tmp_path: Path) -> None:
+    board = run(camps, tmp_path / "c", "mlp")
+    parameters = {entry.model: entry.parameters for entry in board.entries}
+    assert parameters["popularity"] is None
+    assert parameters["lr"]
+    assert parameters["mlp"]
+    found = {entry["model"]: entry["parameters"] for entry in json.loads(board.json())["entries"]}
+    assert found == parameters
+    shown = {entry.model: cells(board, entry)[columns(board).index("weights")] for entry in board.entries}
+    assert (shown["popularity"], shown["lr"]) == ("-", f"{parameters['lr']:,}")
+    assert weft.evaluate(tmp_path / "c" / "runs" / "popularity" / "0").parameters == 0
+
+
 def test_a_wrapper_reaches_the_models_that_can_carry_it(tmp_path: Path) -> None:
     table = camp.interactions().with_columns(place=1 + pl.int_range(pl.len()) % 5)
     roles = Roles(user="user", item="song", time="time", position="place", label=(Label(name="liked"),))
@@ -320,6 +345,22 @@ def test_tuned_settings_are_those_that_are_judged(
     assert again.validation["auc"] == search.value
     assert entries["mf"].notes == entries["popularity"].notes == ("not tuned: it has nothing to search",)
     assert any(f"tuned: mlp: validation auc {search.value:.4f}" in line for line in comparing_lines(board))
+
+
+def test_another_metric_may_be_asked_for_where_models_were_tuned(
+    camps: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "search_space", lambda config: {"train.learning_rate": Range(1e-3, 1e-1, log=True)})
+    sets = ("train.epochs=1", "train.batch_size=64", "hidden=[8]", "embedding_dim=4", "train.monitor=logloss")
+    first = run(camps, tmp_path / "c", "mlp", trials=2, sets=sets, metric="auc")
+    searches = {entry.model: entry.search for entry in first.entries}
+    calls: list[str] = []
+    monkeypatch.setattr(comparing, "train", failing(comparing.train, {}, calls))
+    again = run(camps, tmp_path / "c", "mlp", trials=2, sets=sets, metric="logloss")
+    assert (again.metric, calls) == ("logloss", [])
+    assert {entry.model for entry in again.compared} == {"popularity", "lr", "mlp"}
+    assert {entry.model: entry.search for entry in again.entries} == searches
+    assert [found.metric for found in searches.values() if found is not None] == ["logloss"] * 3
 
 
 def comparing_lines(board: Leaderboard) -> list[str]:

@@ -24,7 +24,6 @@ from weft.transforms.rows import Rows
 
 Floats = NDArray[np.floating[Any]]
 
-LESS_IS_BETTER = ("logloss", "ne", "rmse", "mae", "poisson_deviance")
 OF_LISTS = ("ndcg", "recall", "hr", "map", "mrr", "precision")
 OF_CANDIDATES = ("ndcg", "hr")
 
@@ -88,15 +87,6 @@ def choose(metric: str | None, schema: Schema, protocol: Protocol) -> str:
     if metric is not None and metric not in names:
         raise ConfigError(f"models cannot be compared by {metric!r} here; {near(metric, names)}")
     return metric or names[0]
-
-
-def more_is_better(metric: str) -> bool:
-    """Whether a larger value of the metric is a better one.
-
-    >>> more_is_better("click.auc"), more_is_better("logloss"), more_is_better("ndcg@10")
-    (True, False, True)
-    """
-    return metric.rpartition(".")[2] not in LESS_IS_BETTER
 
 
 def drawn(metric: str, protocol: Protocol) -> str:

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from weft.explain.explanation import Explanation, Importance, Map, TableVariance
+from weft.metrics import more_is_better
 
 Figure = dict[str, Any]
 
@@ -45,7 +46,7 @@ def bars(metric: str, importance: Sequence[Importance]) -> Figure:
     below = [value - (one.low or 0.0) for one, value in zip(shown, worse, strict=True)]
     error = {"type": "data", "symmetric": False, "array": above, "arrayminus": below}
     bar = {"type": "bar", "orientation": "h", "x": worse, "y": _texts(one.feature for one in shown), "error_x": error}
-    what = "fall" if metric.rpartition(".")[2] == "auc" else "rise"
+    what = "fall" if more_is_better(metric) else "rise"
     return _plot([bar], f"{what} of {metric}", height=120 + CELL * len(shown))
 
 

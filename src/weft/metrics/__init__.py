@@ -21,6 +21,7 @@ from weft.metrics.calibration import (
     expected_calibration_error,
     reliability_curve,
 )
+from weft.metrics.direction import more_is_better
 from weft.metrics.off_policy import clipped, effective_rows, examination, importance_weight, ips, snips
 from weft.metrics.pointwise import (
     GroupAuc,
@@ -84,6 +85,7 @@ __all__ = [
     "ips",
     "logloss",
     "mae",
+    "more_is_better",
     "multiclass_accuracy",
     "multiclass_logloss",
     "ndcg",

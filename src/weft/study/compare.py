@@ -29,8 +29,9 @@ from weft.evaluate import compared
 from weft.evaluate.compared import Floats
 from weft.evaluate.evaluator import judge, resolve
 from weft.evaluate.report import Report
+from weft.metrics import more_is_better
 from weft.metrics.bootstrap import Weighted, replicates
-from weft.models import entry, names, option_names
+from weft.models import config, entry, names, option_names
 from weft.models._registry import representing
 from weft.runs import CONFIG, SavedRun
 from weft.schema import Protocol
@@ -38,7 +39,6 @@ from weft.study._request import keep_request, refuse_foreign
 from weft.study.leaderboard import RESAMPLES, Entry, Leaderboard, Search, ranked
 from weft.study.page import write_page
 from weft.study.tune import Tuned, open_space, tune
-from weft.train.objective import metric_names
 from weft.train.recipe import PRESETS, parse
 from weft.train.run import LINES, train
 
@@ -101,17 +101,20 @@ def compare(
     device: str = "auto",
     console: Console | None = None,
 ) -> Leaderboard:
-    """Compare models on the test rows of a store; `popularity`, `lr` and, where lightgbm is there, `gbdt` join them.
+    """Compare models on the test rows of a store.
 
-    A setting reaches the models that have it, a wrapper those that can carry it. A model that does not fit the store is
-    skipped, one whose training fails is reported, and the others go on; the leaderboard has the reasons.
+    The baselines `popularity`, `lr` and, where lightgbm is there, `gbdt` join them where they fit the store. A setting
+    reaches the models that have it, a wrapper those that can carry it; a value that a baseline does not take is left
+    out for it. A model that does not fit the store is skipped, one whose training fails is reported, and the others go
+    on; the leaderboard has the reasons.
 
     Args:
         store: A store, or its path.
         models: Registry names, or `all`.
         out: The folder of the comparison.
         seeds: How many runs of each model, with the seeds 0, 1 and so on; models that are fitted in one pass get one.
-        trials: Search each model's settings with so many trials on the validation rows first.
+        trials: Search each model's settings with so many trials on the validation rows first, by the metric that its
+            training monitors, whatever `metric` is.
         preset: As in `train`; a model that has none of this name keeps its defaults.
         sets: As in `train`.
         metric: What to sort by; the task's or protocol's main one without it.
@@ -182,7 +185,7 @@ class _Study:
                 found[model] = replicates(weighted, seed=0, resamples=RESAMPLES)
         if not found:
             raise ConfigError(f"none of the models could be compared; {entries[0].model}: {entries[0].reason}")
-        return self._write(ranked(entries, found, more_is_better=compared.more_is_better(self.metric)))
+        return self._write(ranked(entries, found, more_is_better=more_is_better(self.metric)))
 
     def _model(self, model: str) -> tuple[Entry, list[Weighted]]:
         """A model's entry without its place, and its metric for each seed."""
@@ -205,13 +208,11 @@ class _Study:
     def _tuned(self, model: str) -> Tuned | None:
         if not self.request.trials or not open_space(model, None, self._sets(model)):
             return None
-        wanted = self.metric if self.metric in metric_names(self.store.schema.roles.label) else None
         return tune(
             self.store,
             model,
             trials=self.request.trials,
             out=self.folder / "tune" / model,
-            metric=wanted,
             preset=self._preset(model),
             sets=self._sets(model),
             precision=self.request.precision,
@@ -271,8 +272,13 @@ class _Study:
 
     def _sets(self, model: str) -> list[str]:
         """The settings that a model has."""
-        mine = {*option_names(model), "train"} - _cannot_carry(model)
-        return [text for text in self.request.settings if _first(text) in mine]
+        mine, refused = {*option_names(model), "train"} - _cannot_carry(model), self._refused(model)
+        return [text for text in self.request.settings if _first(text) in mine and text not in refused]
+
+    def _refused(self, model: str) -> list[str]:
+        """The settings whose values a baseline does not take: nobody asked it to."""
+        settings = self.request.settings if model in baselines() else ()
+        return [text for text in settings if _refusal(model, text)]
 
     def _preset(self, model: str) -> str | None:
         preset = self.request.preset
@@ -286,7 +292,7 @@ class _Study:
             )
         reports = [one.report for one in judged if one.report is not None]
         speeds = [one.rows_per_second for one in judged if one.rows_per_second is not None]
-        more = compared.more_is_better(self.metric)
+        more = more_is_better(self.metric)
         return msgspec.structs.replace(
             blank,
             state="compared",
@@ -294,7 +300,7 @@ class _Study:
             deviation=statistics.stdev(values) if len(values) > 1 else None,
             best=max(values) if more else min(values),
             values=tuple(values),
-            parameters=reports[0].parameters,
+            parameters=None if "fitted" in entry(blank.model).kinds else reports[0].parameters,
             rows_per_second=statistics.median(speeds) if speeds else None,
             seconds=statistics.mean(one.seconds for one in judged),
             metrics=_means(reports),
@@ -310,6 +316,7 @@ class _Study:
             notes.append("not tuned: it has nothing to search")
         asked = {_first(text) for text in self.request.settings}
         notes += [f"without `{table}`, which cannot stand around it" for table in sorted(asked & _cannot_carry(model))]
+        notes += [f"without `{text}`, which it does not take" for text in self._refused(model)]
         return tuple(notes)
 
     def _write(self, entries: tuple[Entry, ...]) -> Leaderboard:
@@ -324,7 +331,7 @@ class _Study:
             rows=report.rows,
             protocol=report.protocol,
             metric=self.metric,
-            more_is_better=compared.more_is_better(self.metric),
+            more_is_better=more_is_better(self.metric),
             drawn=drawn,
             units=self._weighted(best, 0).rows,
             seeds=self.seeds,
@@ -344,7 +351,7 @@ class _Study:
 
 
 def baselines() -> tuple[str, ...]:
-    """What stands in every comparison: without lightgbm there are no boosted trees."""
+    """What joins every comparison and stands in it where it fits; without lightgbm there are no boosted trees."""
     trees = ("gbdt",) if "gbdt" in names() and find_spec("lightgbm") is not None else ()
     return ("popularity", "lr", *trees)
 
@@ -364,6 +371,26 @@ def _check_settings(models: Sequence[str], sets: Sequence[str]) -> None:
     for text in sets:
         if _first(text) not in known:
             raise ConfigError(f"none of the models has an option {_first(text)!r}; {near(_first(text), known)}")
+        refusals = {model: _refusal(model, text) for model in models if _first(text) in option_names(model)}
+        if all(refusals.values()) and not refusals.keys().isdisjoint(baselines()):
+            raise ConfigError(f"none of the models takes {text!r}; {[*refusals.values()][-1]}")
+
+
+def _refusal(model: str, text: str) -> str:
+    """Why a model's own options do not take a setting; empty where they do.
+
+    >>> _refusal("mlp", "pooling=target"), _refusal("lr", "position.kind=pal")
+    ('', '')
+    >>> _refusal("lr", "pooling=target")
+    "options of model 'lr': Invalid enum value 'target' - at `$.pooling`"
+    """
+    if _first(text) not in entry(model).config.__struct_fields__:
+        return ""
+    try:
+        config(model, parse(text))
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def _check_preset(models: Sequence[str], preset: str | None, store: Store) -> None:

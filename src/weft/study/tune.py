@@ -32,11 +32,11 @@ from rich.console import Console
 from weft import artifacts
 from weft.data.store import Store
 from weft.errors import ArtifactError, ConfigError, Diverged, Unsupported, near
+from weft.metrics import more_is_better
 from weft.models import entry
 from weft.models._search import Choice, Range, search_space
 from weft.runs import CONFIG, without_none
 from weft.study._request import keep_request, refuse_foreign
-from weft.train.loop import HIGHER_IS_BETTER
 from weft.train.objective import check_labels, metric_names, monitored
 from weft.train.recipe import Settings, parse, resolve
 from weft.train.run import train
@@ -199,7 +199,7 @@ class _Search:
     @property
     def higher(self) -> bool:
         """Whether more of the metric is better."""
-        return self.request.metric.split(".")[-1] in HIGHER_IS_BETTER
+        return more_is_better(self.request.metric)
 
     def _done(self) -> list[Trial]:
         return [_read(path) for path in sorted(self.folder.glob("[0-9]*.json"))]

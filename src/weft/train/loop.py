@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from weft.batch import Batch
 from weft.errors import ConfigError, Diverged
+from weft.metrics import more_is_better
 from weft.train.memory import keep_freed_memory
 from weft.train.optimizers import Optimizer
 from weft.train.recipe import Recipe
 
 Objective = Callable[[nn.Module, Batch], Tensor]
-HIGHER_IS_BETTER = ("auc", "accuracy")
 
 
 class Batches(Protocol):
@@ -92,7 +92,7 @@ class Progress(Struct, frozen=True, kw_only=True):
             )
         if self.best is None:
             return True
-        sign = 1.0 if monitor.split(".")[-1] in HIGHER_IS_BETTER else -1.0
+        sign = 1.0 if more_is_better(monitor) else -1.0
         return sign * (value - self.best) >= min_delta
 
 
