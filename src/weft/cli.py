@@ -260,10 +260,11 @@ def compare(
 
     Args:
         store: A store.
-        models: Names of `weft models`, or all; popularity, lr and gbdt (with lightgbm) join them.
+        models: Names of `weft models`, or all; popularity, lr and gbdt (with lightgbm) join where they fit the store.
         out: The folder to write: leaderboard.json, leaderboard.html and the runs; asked again, it goes on.
         seeds: Runs of each model.
-        tune: Search each model's settings with so many trials on the validation rows first; needs weft[tune].
+        tune: Search each model's settings with so many trials on the validation rows first, by the metric that its
+            training monitors (`train.monitor`); needs weft[tune].
         preset: A named recipe (`bars`), for the models that have it.
         set: Options as key=value, for the models that have them; `train.KEY` addresses the loop.
         metric: What to sort by; the task's or protocol's main one without this.

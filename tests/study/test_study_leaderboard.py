@@ -131,7 +131,7 @@ def board(**changes: Any) -> Leaderboard:
         "trials": 3,
         "entries": (
             entry("dcn_v2", (0.8, 0.9), deviation=0.07, search=search),
-            entry("popularity", (0.6, 0.6), year=0, parameters=0, difference=gap, notes=("a note",)),
+            entry("popularity", (0.6, 0.6), year=0, parameters=None, difference=gap, notes=("a note",)),
             entry("<b>fm</b>", (), state="skipped", reason="no <i>item</i>"),
         ),
         "notes": ("how it was drawn",),
@@ -185,7 +185,9 @@ def test_the_plots_show_what_there_is() -> None:
     assert (years(found)["data"][0]["x"], years(found)["data"][0]["text"]) == ([2020], ["dcn_v2"])
     assert years(found)["layout"]["shapes"][0]["y0"] == 0.6
     assert cost(found, "seconds")["data"][0]["x"] == [2.0, 2.0]
+    assert cost(found, "seconds")["layout"]["title"]["text"] == "Quality against cost"
     assert cost(found, "parameters")["data"][0]["text"] == ["dcn_v2"]
+    assert cost(found, "parameters")["layout"]["title"]["text"] == "Quality against cost (without popularity: none)"
     assert "autorange" not in years(found)["layout"]["yaxis"]
     assert years(board(more_is_better=False))["layout"]["yaxis"]["autorange"] == "reversed"
 
@@ -198,7 +200,7 @@ def test_the_table_says_all_of_it_in_80_columns() -> None:
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert "model auc best to the best, 95 % weights rows/s train s" in lines
     assert "dcn_v2 0.8500 ± 0.0700 0.9000 - 10 - 2.0" in lines
-    assert "popularity 0.6000 0.6000 -0.0200 to +0.0010 0 - 2.0" in lines
+    assert "popularity 0.6000 0.6000 -0.0200 to +0.0010 - - 2.0" in lines
 
 
 def test_what_a_reader_must_know_stands_below_the_table() -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from weft.artifacts import write_atomic
+from weft.artifacts import write_json
 from weft.errors import ArtifactError
 from weft.metrics import Interval
 
@@ -40,7 +40,8 @@ class Report(Struct, frozen=True, kw_only=True):
         rows: Rows of the split.
         protocol: The protocol in words, beside every number.
         metrics: Metric name to value; several tasks have keys such as `click.auc`.
-        parameters: Number of trained weights.
+        parameters: Number of weights trained by gradients; 0 of a model that is fitted in one pass, which has none,
+            though what it counts or grows is not free.
         seconds: Wall time of the evaluation.
         notes: What a reader must know to compare the numbers.
     """
@@ -61,7 +62,7 @@ class Report(Struct, frozen=True, kw_only=True):
 
     def save(self, path: Path) -> None:
         """Write the report as a JSON file."""
-        write_atomic(path, msgspec.json.format(msgspec.json.encode(self), indent=1))
+        write_json(path, self)
 
     def render(self, console: Console) -> None:
         """Print the report as a table."""

@@ -86,7 +86,7 @@ class Entry(Struct, frozen=True, kw_only=True):
         best: Of the seeds.
         values: One a seed.
         difference: To the best model; None of the best one itself.
-        parameters: Number of trained weights.
+        parameters: Number of weights trained by gradients; None of a model that is fitted in one pass, without any.
         rows_per_second: Training speed, the median epoch of all seeds; None where training has no epochs.
         seconds: Training time of one seed, the mean.
         metrics: Every metric of the reports, mean over the seeds.
@@ -198,7 +198,7 @@ def cells(board: Leaderboard, entry: Entry) -> tuple[str, ...]:
         "-" if gap is None else f"{gap.value:+.4f}",
         "-" if gap is None else f"{gap.low:+.4f} to {gap.high:+.4f}",
         verdict(entry),
-        f"{entry.parameters:,}",
+        "-" if entry.parameters is None else f"{entry.parameters:,}",
         "-" if entry.rows_per_second is None else f"{entry.rows_per_second:,.0f}",
         "-" if entry.seconds is None else f"{entry.seconds:,.1f}",
     )

@@ -83,11 +83,13 @@ def years(board: Leaderboard) -> Figure:
 
 
 def cost(board: Leaderboard, what: str) -> Figure:
-    """The metric of each model over its training time or its number of weights."""
+    """The metric of each model over its training time or its number of weights; the title names those without any."""
     paid = [entry for entry in board.compared if getattr(entry, what)]
+    missing = ", ".join(_texts([entry for entry in board.compared if not getattr(entry, what)], str))
+    title = "Quality against cost" + (f" (without {missing}: none)" if missing else "")
     named = {"seconds": "training time of one seed, seconds", "parameters": "trained weights"}[what]
     layout = _axes(board, {"title": {"text": named}, "type": "log"})
-    return _plot(_points(board, paid, [getattr(entry, what) for entry in paid]), layout, "Quality against cost")
+    return _plot(_points(board, paid, [getattr(entry, what) for entry in paid]), layout, title)
 
 
 def _points(board: Leaderboard, entries: list[Entry], x: list[float]) -> Figure:
