@@ -162,7 +162,7 @@ def test_watch_next_drops_all_bias_features_of_a_share_of_the_train_rows(given: 
 # ---- refusals ----
 
 
-@pytest.mark.parametrize("name", [n for n in names("fitted") if n in ("popularity", "item_knn")])
+@pytest.mark.parametrize("name", names("fitted"))
 @pytest.mark.parametrize("position", [PAL, WATCH_NEXT])
 def test_models_without_gradients_are_refused(name: str, position: dict[str, Any]) -> None:
     with pytest.raises(Unsupported, match=f"models that learn by gradients, and '{name}' does not; leave out"):

@@ -40,7 +40,7 @@ def attended(weights_BHNN: Tensor, value_BNA: Tensor) -> Tensor:
 
 def _apart(x_BNA: Tensor, heads: int) -> Tensor:
     """[B, N, A] -> [B, H, N, h]."""
-    return x_BNA.view(*x_BNA.shape[:2], heads, -1).transpose(1, 2)
+    return x_BNA.view(*x_BNA.shape[:2], heads, x_BNA.shape[2] // heads).transpose(1, 2)
 
 
 @final

@@ -36,12 +36,12 @@ class DotSlots(nn.Module):
         super().__init__()
         self.dots = Dots(inputs)
         self.linear = linear(self.dots.width, outputs * width)
-        self.width = width
+        self.outputs, self.width = outputs, width
 
     def forward(self, x_BNE: Tensor) -> Tensor:
         """[B, N, E] -> [B, M, E]."""
         flat_BD: Tensor = self.linear(self.dots(x_BNE))
-        return flat_BD.view(len(x_BNE), -1, self.width)
+        return flat_BD.view(len(x_BNE), self.outputs, self.width)
 
 
 @final

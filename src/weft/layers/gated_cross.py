@@ -15,7 +15,7 @@ from weft.layers.precision import lowered
 class GatedCross(nn.Module):
     """One gated step: c' = c_0 * (W c + b) * sigmoid(G c) + c.
 
-    Wang et al., VLDB 2023, https://arxiv.org/abs/2311.04635, equation (2). The gate reads c, has no bias, and weakens
+    Wang et al., CIKM 2023, https://arxiv.org/abs/2311.04635, equation (2). The gate reads c, has no bias, and weakens
     the new crosses only, not what is carried along. As in the authors' code W and G start as torch's linear maps do and
     b from U(0, 1).
     """

@@ -2,7 +2,7 @@
 
 c_{l+1} = c_0 * (W_l c_l + b_l) * sigmoid(G_l c_l) + c_l, then logit = w · MLP(c_L) + b.
 
-Paper: Wang et al., VLDB 2023, https://arxiv.org/abs/2311.04635, equation (2) and the stacked structure. The gate reads
+Paper: Wang et al., CIKM 2023, https://arxiv.org/abs/2311.04635, equation (2) and the stacked structure. The gate reads
 c_l, has no bias, and weakens the new crosses only; fields may differ in width.
 Differs: numbers are embedded as value x vector. Without hidden layers nothing is stacked: logit = w · c_L + b.
 """
@@ -29,7 +29,7 @@ PAPER: Mapping[str, Any] = {"embedding_dim": 16, "hidden": [400, 400, 400], "dro
     "gdcn_s",
     kinds=("ranker",),
     phases=("ranking", "final ranking"),
-    paper="Wang et al., VLDB 2023, Towards Deeper, Lighter and Interpretable Cross Network for CTR Prediction",
+    paper="Wang et al., CIKM 2023, Towards Deeper, Lighter and Interpretable Cross Network for CTR Prediction",
     url="https://arxiv.org/abs/2311.04635",
     year=2023,
     strengths="Gates let each row choose its crosses, and the deep part builds on what they let through.",

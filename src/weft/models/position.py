@@ -58,7 +58,8 @@ class Position(nn.Module):
                 more steps to move.
             max_position: Positions beyond it count as this one, those beyond the end of a `curve` as its last.
             dropout: Share of the train rows whose position and bias features are missing; 0.1 for `watch_next`, and no
-                option of `pal`, which serves without its tower.
+                option of `pal`, which serves without its tower. Served scores are scores of such rows: with a small
+                share their level is learned from few rows, and with 0 from none (their order is the ranker's own).
             curve: P(seen | position) of positions 1, 2 and so on where it is known, for `pal`; it is not learned then.
         """
 

@@ -153,7 +153,7 @@ def models_page() -> str:
         for found in entries:
             lines += ["", *_section(found)]
     for table, around in wrappers().items():
-        lines += ["", f"## Around any model: `{table}`", "", *_wrapper_section(table, around)]
+        lines += ["", f"## Around a model: `{table}`", "", *_wrapper_section(table, around)]
     return "\n".join(lines) + "\n"
 
 

@@ -165,6 +165,7 @@ def _check_scores(model: nn.Module, batch: Batch) -> None:
     for b in range(len(batch)):
         alone = score(model, _take(batch, [b]))
         torch.testing.assert_close(alone, logits[b : b + 1], msg=lambda m: f"a row alone has another score: {m}")
+    assert score(model, _take(batch, [])).shape == (0, *logits.shape[1:]), "a batch without rows must give no logit"
     backwards = list(range(len(batch)))[::-1]
     torch.testing.assert_close(score(model, _take(batch, backwards)), logits.flip(0))
 
@@ -243,7 +244,8 @@ def _take(batch: Batch, rows: list[int]) -> Batch:
 
 
 def _take_ragged(ragged: Ragged, rows: list[int]) -> Ragged:
-    at = torch.cat([torch.arange(int(ragged.offsets[b]), int(ragged.offsets[b + 1])) for b in rows])
+    spans = [torch.arange(int(ragged.offsets[b]), int(ragged.offsets[b + 1])) for b in rows]
+    at = torch.cat([torch.empty(0, dtype=torch.int64), *spans])
     lengths = ragged.offsets.diff()[rows]
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
     return Ragged(ragged.values[at], offsets, None if ragged.weights is None else ragged.weights[at])
