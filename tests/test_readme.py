@@ -45,7 +45,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_commands_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [command[0] for command in commands()] == [
-        *("data", "prepare", "describe", "train", "evaluate", "compare"),
+        *("data", "prepare", "describe", "crosses", "models", "train", "evaluate", "compare"),
         *("recommend", "predict", "explain", "dimensions"),
     ]
     for command in commands():
