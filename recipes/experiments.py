@@ -212,7 +212,7 @@ NCF_SETS = ("train.batch_size=2048", "train.negatives=4")
 GMF_SETS = (*NCF_SETS, "embedding_dim=64", "train.learning_rate=0.002")
 TOWERS = ("[16]", "[32, 16]", "[64, 32, 16]", "[128, 64, 32, 16]", "[256, 128, 64, 32, 16]")
 TOWER_SETS = tuple((*NCF_SETS, f"layers={layers}", "train.learning_rate=0.001") for layers in TOWERS)
-NEUMF_SETS = (*TOWER_SETS[3], "embedding_dim=64", "train.l2=1e-6")
+NEUMF_SETS = (*TOWER_SETS[3], "embedding_dim=64")
 MF_SETS = (
     "embedding_dim=192",
     "embedding_std=0.1",
@@ -227,7 +227,7 @@ def _tower(depth: int) -> Experiment:
     return Experiment(
         name=f"ncf-mlp-{depth}",
         model="ncf_mlp",
-        setting=f"{depth} hidden layers, 16 factors",
+        setting=f"MLP-{depth}, 16 factors",
         sets=(*TOWER_SETS[depth], "train.epochs=14"),
         published="" if depth else ".4535/.2543 (popularity, Rendle et al. 2020)",
         **NCF_DATA,
@@ -267,18 +267,70 @@ NCF: tuple[Experiment, ...] = (
         **NCF_ALL,
     ),
     Experiment(
+        name="ncf-all-gmf-192",
+        model="gmf",
+        setting="192 factors, 8 negatives, L2 1e-6 of whole tables as for mf, all rows",
+        sets=(*MF_SETS, "train.epochs=13"),
+        **NCF_ALL,
+    ),
+    Experiment(
         name="ncf-all-mlp-3",
         model="ncf_mlp",
-        setting="3 hidden layers, 16 factors, all rows",
+        setting="MLP-3, 16 factors, all rows",
         sets=(*TOWER_SETS[3], "train.epochs=10"),
         **NCF_ALL,
     ),
     Experiment(
         name="ncf-neumf",
         model="neumf",
-        setting="64 and 16 factors, 3 hidden layers, L2 1e-6",
-        sets=(*NEUMF_SETS, "train.epochs=14"),
+        setting="64 factors and MLP-3, L2 1e-6 of whole tables",
+        sets=(*NEUMF_SETS, "train.l2=1e-6", "train.epochs=14"),
         **NCF_DATA,
+    ),
+    Experiment(
+        name="ncf-all-neumf",
+        model="neumf",
+        setting="64 factors and layers 32, 16, 8; L2 .003 of looked-up rows, all rows",
+        sets=(
+            *NCF_SETS,
+            "embedding_dim=64",
+            "layers=[32, 16, 8]",
+            "train.learning_rate=0.003",
+            "train.l2_rows=0.003",
+            "train.epochs=5",
+        ),
+        published=".705/.426 (He et al. 2017, 64 factors)",
+        **NCF_ALL,
+    ),
+    Experiment(
+        name="ncf-all-neumf-pretrained",
+        model="neumf",
+        setting="64 factors and MLP-3, from its trained halves, all rows",
+        preset="pretrained",
+        sets=(
+            *NEUMF_SETS[:3],
+            "embedding_dim=64",
+            "pretrained.gmf={runs}/ncf-all-gmf/0",
+            "pretrained.mlp={runs}/ncf-all-mlp-3/0",
+            "train.epochs=1",
+        ),
+        published=".730/.447 (He et al. 2017, 64 factors)",
+        **NCF_ALL,
+    ),
+    Experiment(
+        name="ncf-all-neumf-pretrained-192",
+        model="neumf",
+        setting="192 factors and MLP-3, from its trained halves, all rows",
+        preset="pretrained",
+        sets=(
+            *NEUMF_SETS[:3],
+            "embedding_dim=192",
+            "pretrained.gmf={runs}/ncf-all-gmf-192/0",
+            "pretrained.mlp={runs}/ncf-all-mlp-3/0",
+            "train.epochs=1",
+        ),
+        published=".730/.447 (He et al. 2017, 64 factors)",
+        **NCF_ALL,
     ),
 )
 
