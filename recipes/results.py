@@ -170,7 +170,7 @@ def table_of(experiments: list[Experiment], records: list[Record]) -> list[str]:
     for experiment in experiments:
         mine = [r for r in records if r["experiment"] == experiment.name and r["seed"] in experiment.seeds]
         if mine:
-            values = [[r["metrics"][metric]["value"] for r in mine] for metric in metrics]
+            values = [[r["metrics"][metric] for r in mine] for metric in metrics]
             row = [
                 experiment.model,
                 experiment.setting,
@@ -181,7 +181,7 @@ def table_of(experiments: list[Experiment], records: list[Record]) -> list[str]:
                 f"{statistics.median(r['seconds'] for r in mine):.0f}",
                 experiment.published,
             ]
-            rows.append((statistics.mean(values[0]), row))
+            rows.append((statistics.mean(found["value"] for found in values[0]), row))
     if not rows:
         return []
     lower = metrics[0] in ("rmse", "logloss", "ne")
@@ -190,14 +190,17 @@ def table_of(experiments: list[Experiment], records: list[Record]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *(row for _, row in rows))]
 
 
-def spread(values: list[float]) -> str:
-    """Mean and deviation.
+def spread(found: list[Record]) -> str:
+    """Mean and deviation over runs; of a single one the value and the bootstrap interval of its test rows.
 
-    >>> spread([0.5, 0.7]), spread([0.5])
-    ('0.6000 ± 0.1414', '0.5000')
+    >>> spread([{"value": 0.5}, {"value": 0.7}]), spread([{"value": 0.5, "low": 0.4, "high": 0.6}])
+    ('0.6000 ± 0.1414', '0.5000 (.4000 to .6000)')
     """
-    deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4f}{deviation}"
+    values = [one["value"] for one in found]
+    if len(values) > 1:
+        return f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}"
+    low, high = (f"{found[0][end]:.4f}".removeprefix("0") for end in ("low", "high"))
+    return f"{values[0]:.4f} ({low} to {high})"
 
 
 if __name__ == "__main__":
