@@ -165,34 +165,24 @@ FAMILY = (
 )
 
 
+def _member(member: Member, on: str, seeds: tuple[int, ...], sets: tuple[str, ...], published: str) -> Experiment:
+    return Experiment(
+        name=f"{on}-{member.key}",
+        table=f"family-{on}",
+        model=member.model,
+        setting=member.setting,
+        seeds=seeds,
+        sets=sets,
+        published=published,
+        **{"frappe": FRAPPE, "ml1m": ML1M}[on],
+    )
+
+
 def _family() -> list[Experiment]:
-    on_frappe = [
-        Experiment(
-            name=f"frappe-{member.key}",
-            table="family-frappe",
-            model=member.model,
-            setting=member.setting,
-            seeds=member.frappe_seeds,
-            sets=member.frappe,
-            published=member.frappe_published,
-            **FRAPPE,
-        )
-        for member in FAMILY
+    return [
+        *(_member(m, "frappe", m.frappe_seeds, m.frappe, m.frappe_published) for m in FAMILY),
+        *(_member(m, "ml1m", m.ml1m_seeds, m.ml1m, m.ml1m_published) for m in FAMILY),
     ]
-    on_ml1m = [
-        Experiment(
-            name=f"ml1m-{member.key}",
-            table="family-ml1m",
-            model=member.model,
-            setting=member.setting,
-            seeds=member.ml1m_seeds,
-            sets=member.ml1m,
-            published=member.ml1m_published,
-            **ML1M,
-        )
-        for member in FAMILY
-    ]
-    return [*on_frappe, *on_ml1m]
 
 
 # ---- NCF: ids alone, the last item of each user among 99 others ----

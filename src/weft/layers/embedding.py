@@ -205,7 +205,7 @@ class Embedding(nn.Module):
         Raises:
             ValueError: The table owns fewer rows, or uses more.
         """
-        group = next(group for group in self._groups if name in group.spans)
+        group = self._group_of(name)
         (start, stop), end = group.spans[name], group.ends[name]
         if not stop <= start + rows <= end:
             raise ValueError(
@@ -252,6 +252,9 @@ class Embedding(nn.Module):
             keep_U = torch.ones_like(ids_U, dtype=torch.bool).index_fill_(0, place_T, False)
             ids_U, grad_UE = ids_U[keep_U], grad_UE[keep_U]
         return Touched(self._weight(group), ids_U, grad_UE)
+
+    def _group_of(self, table: str) -> _Group:
+        return next(group for group in self._groups if table in group.spans)
 
     def _weight(self, group: _Group) -> nn.Parameter:
         return cast(nn.Parameter, getattr(self, group.name))
@@ -311,7 +314,7 @@ class Embedding(nn.Module):
 
     def _make_room(self, name: str, rows: int) -> None:
         """Grow a table for what is loaded where its spare rows are enough."""
-        group = next(group for group in self._groups if name in group.spans)
+        group = self._group_of(name)
         (start, stop), end = group.spans[name], group.ends[name]
         if stop < start + rows <= end:
             self.grow(name, rows)

@@ -341,7 +341,7 @@ class _Study:
             entries=entries,
             notes=(*report.notes, _how(drawn, self.seeds)),
         )
-        artifacts.write_atomic(self.folder / BOARD, msgspec.json.format(msgspec.json.encode(board), indent=1))
+        artifacts.write_json(self.folder / BOARD, board)
         write_page(board, self.folder / PAGE)
         return board
 

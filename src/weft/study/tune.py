@@ -277,7 +277,7 @@ class _Search:
             config=str(self.folder / BEST),
             trials=tuple(trials),
         )
-        artifacts.write_atomic(self.folder / TUNED, msgspec.json.format(msgspec.json.encode(tuned), indent=1))
+        artifacts.write_json(self.folder / TUNED, tuned)
         return tuned
 
     def _best(self, trials: Sequence[Trial]) -> Trial | None:

@@ -91,8 +91,8 @@ def ftrl(w_UE: Tensor, g_UE: Tensor, state: State, hyper: Hyper) -> tuple[Tensor
 def lazy_adam_in_place(weight: Tensor, ids_U: Tensor, g_UE: Tensor, state: State, hyper: Hyper) -> bool:
     """`lazy_adam` on rows of a table in one pass; False where the machine has no such kernel."""
     mean, square = state
-    sizes = {"size": _adam_size(hyper), "eps": ADAM_EPS}
-    return native.adam_rows(weight, mean, square, ids_U, g_UE, betas=(BETA1, BETA2), **sizes)
+    size, betas = _adam_size(hyper), (BETA1, BETA2)
+    return native.adam_rows(weight, mean, square, ids_U, g_UE, size=size, betas=betas, eps=ADAM_EPS)
 
 
 class Rule(NamedTuple):
