@@ -5,6 +5,7 @@ from weft.layers.convolution import SlotConvolution
 from weft.layers.cross import Cross, CrossNet
 from weft.layers.dhen import AttentionSlots, ConvolutionSlots, CrossSlots, DHENLayer, DotSlots
 from weft.layers.dot import Dots
+from weft.layers.dropout import Dropout
 from weft.layers.embedding import Embedding, Gathered, Slice, Touched, rows_of, sum_duplicates
 from weft.layers.experts import MixtureOfExperts, Towers
 from weft.layers.fm import pairwise
@@ -29,6 +30,7 @@ __all__ = [
     "DHENLayer",
     "DotSlots",
     "Dots",
+    "Dropout",
     "Embedding",
     "Encoder",
     "FieldAttention",

@@ -11,6 +11,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from weft.layers.dropout import Dropout
 from weft.layers.mlp import linear
 
 
@@ -79,7 +80,7 @@ class FieldAttention(nn.Module):
         self.scale = (outputs // heads) ** -0.5 if scaled else 1.0
         self.activated = activated
         self.projection = _stacked(width, outputs, 4)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm = nn.LayerNorm(outputs) if layer_norm else nn.Identity()
 
     def weights(self, x_BNE: Tensor) -> Tensor:

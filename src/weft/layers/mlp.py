@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from weft.layers import native
+from weft.layers.dropout import Dropout
 
 Activation = Literal["relu", "tanh", "sigmoid", "gelu", "silu", "leaky_relu"]
 
@@ -81,7 +82,7 @@ class MLP(nn.Module):
             layers.append(linear(before, after, bias=not batch_norm))
             layers += [BatchNorm(after)] if batch_norm else []
             layers.append(_ACTIVATIONS[activation]())
-            layers += [nn.Dropout(dropout)] if dropout else []
+            layers += [Dropout(dropout)] if dropout else []
         self.layers = nn.Sequential(*layers)
         self.width = hidden[-1] if hidden else inputs
 
