@@ -33,7 +33,7 @@ SETS = (
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(7)
     user, item, age = rng.integers(0, 12, 1000), rng.integers(0, 9, 1000), rng.normal(30, 9, 1000)
     click = ((user + item) % 2 + 0.02 * (age - 30) + rng.normal(0, 0.6, 1000) > 0.5).astype(int)
     schema = Schema(
