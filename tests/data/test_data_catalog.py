@@ -73,7 +73,18 @@ def criteo_line(label: int, number: str, separator: str) -> str:
 
 def test_entries_say_what_they_are() -> None:
     assert catalog.names() == [
-        *("adult", "avazu", "criteo", "frappe", "gowalla", "movielens-100k", "movielens-1m", "music", "open-bandit")
+        *(
+            "adult",
+            "avazu",
+            "criteo",
+            "frappe",
+            "gowalla",
+            "lastfm",
+            "movielens-100k",
+            "movielens-1m",
+            "music",
+            "open-bandit",
+        )
     ]
     for name in catalog.names():
         entry = catalog.entry(name)

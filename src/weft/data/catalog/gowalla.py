@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 from msgspec import Meta
 
+from weft.data.catalog._draw import drawn
 from weft.data.catalog._files import Dataset, Download, Files, Options, Tables, read_bytes
 from weft.errors import DataError
 from weft.schema import Categorical, ColumnSplit, Label, Protocol, Roles, Schema
@@ -44,7 +45,8 @@ def _read(files: Files, protocol: str, options: GowallaOptions) -> Tables:
         raise DataError(
             f"{repeated} test pairs of gowalla are train pairs too, and the split has none; get both files again"
         )
-    train = train.with_columns(split=held_out(train[USER], options.valid, options.seed))
+    valid = drawn(train[USER], options.valid, options.seed)
+    train = train.with_columns(split=pl.when(valid).then(pl.lit("valid")).otherwise(pl.lit("train")))
     rows = pl.concat([train, test.with_columns(split=pl.lit("test"))])
     note = (
         f"{options.valid:.0%} of each user's train places, drawn with seed {options.seed}, are the validation rows; "
@@ -71,17 +73,6 @@ def _pairs(files: Files, name: str) -> pl.DataFrame:
     count = [len(some) for some in places]
     user, item = np.repeat(np.array(users, np.int64), count), np.concatenate([np.array(some) for some in places])
     return pl.DataFrame({USER: user, ITEM: item.astype(np.int64)})
-
-
-def held_out(user: pl.Series, valid: float, seed: int) -> pl.Series:
-    """`valid` for a share of each user's rows, rounded, and `train` for the others; at least one of them is `train`."""
-    draw = pl.Series(np.random.default_rng(seed).random(len(user)))
-    rows = pl.DataFrame({"user": user, "draw": draw}).with_columns(
-        place=pl.col("draw").rank("ordinal").over("user"), count=pl.len().over("user")
-    )
-    wanted = (pl.col("count") * valid + 0.5).floor().clip(upper_bound=pl.col("count") - 1)
-    named = pl.when(pl.col("place") <= wanted).then(pl.lit("valid")).otherwise(pl.lit("train"))
-    return rows.select(named.alias("split")).to_series()
 
 
 def _schema(options: GowallaOptions) -> Schema:
