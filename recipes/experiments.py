@@ -85,6 +85,8 @@ class Member(NamedTuple):
 # While the products of fm are still small its AUC rests at that of lr for some epochs, where the recipe would stop.
 STEADY = ("embedding_std=0.01", "train.plateau_factor=1.0", "train.patience=10")
 ATTENTION = ("num_layers=3", "num_heads=2", "attention_dim=64")
+# Without it, and with tables that start from 1e-4, its AUC on Frappe rests at .946 (.967 after 14 epochs from 0.1).
+NORMED = ("scaled=true", "layer_norm=true")
 FAMILY = (
     Member("lr", "lr", frappe=("train.l2=1e-5",), ml1m=("train.l2=1e-5",), frappe_published=".9356/.3076 (BARS)"),
     Member(
@@ -138,17 +140,17 @@ FAMILY = (
     Member(
         "autoint",
         "autoint",
-        "3 layers, 2 heads, 64 wide",
-        frappe=(*ATTENTION, "hidden=[]", "dropout=0"),
-        ml1m=(*ATTENTION, "hidden=[]", "dropout=0"),
+        "3 layers, 2 heads, 64 wide, layer norm",
+        frappe=(*ATTENTION, *NORMED, "hidden=[]", "dropout=0"),
+        ml1m=(*ATTENTION, *NORMED, "hidden=[]", "dropout=0"),
         frappe_published=".9831/.1637 (BARS, 6 layers, 4 heads, 128 wide)",
     ),
     Member(
         "autoint+",
         "autoint",
         "the same with 400-400-400",
-        frappe=(*ATTENTION, "scaled=true", "layer_norm=true", "train.l2=0.1", "dropout=0.1"),
-        ml1m=(*ATTENTION, "scaled=true", "layer_norm=true"),
+        frappe=(*ATTENTION, *NORMED, "train.l2=0.1", "dropout=0.1"),
+        ml1m=(*ATTENTION, *NORMED),
         frappe_published=".9848/.1490 (BARS, 5 layers, 4 heads, 128 wide)",
         ml1m_published=".8928/.3204 (DCN-V2 paper)",
     ),

@@ -20,6 +20,7 @@ from typing import Any
 import autoint_fields
 import position
 import torch
+import tuning
 from experiments import EXPERIMENTS, Experiment
 from rich.console import Console
 
@@ -32,7 +33,12 @@ from weft.train.dimensions import dimensions
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "results.md"
 RECORDS = ROOT / "docs" / "results" / "runs.jsonl"
-STUDIES = {"position": position, "autoint-fields": autoint_fields}
+STUDIES = {
+    "position": position,
+    "autoint-fields": autoint_fields,
+    "tuned-frappe": tuning.FRAPPE,
+    "tuned-ml1m": tuning.ML1M,
+}
 Record = dict[str, Any]
 
 

@@ -1,0 +1,83 @@
+"""Two models of the family tuned: at most twenty trials each on validation rows, then test rows with fresh seeds.
+
+The recipe's rate, batch norm and the parallel structure are kept; width, layers, dropout, L2 and what the model has of
+its own are searched, from the setting of the family's table on.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from rich.console import Console
+
+import weft
+from weft.study.tune import in_brief, tune
+
+KEPT = ("train.learning_rate=0.001", "batch_norm=true")
+PARALLEL = {"dcn_v2": ("structure=parallel",)}
+Found = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """A search on one data set.
+
+    Attributes:
+        store: Folder of the store below that of the results.
+        models: Registry names.
+        trials: Of each search.
+        seeds: Of the runs with the best setting.
+        best_published: Figures of others on this data.
+    """
+
+    store: str
+    models: tuple[str, ...] = ("dcn_v2", "gdcn_p")
+    trials: int = 16
+    seeds: tuple[int, ...] = (0, 1, 2)
+    best_published: str = ""
+
+    def study(self, work: Path) -> Found:
+        """Search, then train and judge; what is done already is read."""
+        return {model: self._tuned(model, work) for model in self.models}
+
+    def page(self, found: Found) -> list[str]:
+        """The table of a study."""
+        head = ["model", "best setting of", "trials", "valid AUC", "seeds", "test AUC", "test logloss", "published"]
+        rows = [self._row(model, one) for model, one in found.items()]
+        return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+    def _tuned(self, model: str, work: Path) -> Found:
+        store = work.parent / "stores" / self.store
+        console = Console()
+        kept = (*KEPT, *PARALLEL.get(model, ()))
+        search = tune(store, model, trials=self.trials, out=work / model, preset="bars", sets=kept, console=console)
+        runs = []
+        for seed in self.seeds:
+            out = work / f"{model}-runs" / f"{seed}"
+            begun = (out / "run.toml").is_file()
+            run = weft.train(
+                store, model, out=out, config=None if begun else search.config, seed=seed, resume=begun, console=console
+            )
+            report = json.loads(weft.evaluate(run.path).json())
+            runs.append({"seed": seed, "metrics": report["metrics"], "parameters": report["parameters"]})
+        return {
+            "settings": in_brief(search.best.settings),
+            "trials": len(search.trials),
+            "valid": search.best.value,
+            "values": [trial.value for trial in search.trials],
+            "runs": runs,
+            "torch": torch.__version__,
+        }
+
+    def _row(self, model: str, one: Found) -> list[str]:
+        test = [[run["metrics"][name]["value"] for run in one["runs"]] for name in ("auc", "logloss")]
+        spreads = [f"{mean(values):.4f} ± {stdev(values):.4f}" for values in test]
+        cells = [model, one["settings"], str(one["trials"]), f"{one['valid']:.4f}", str(len(one["runs"]))]
+        return [*cells, *spreads, self.best_published]
+
+
+FRAPPE = Tuning(store="frappe-default", best_published=".9868 (best of any model, Wukong paper); .9863 (QNN + DCN-V2)")
+ML1M = Tuning(store="movielens-1m-ctr", best_published=".9092 (best of any model, QNN paper's log); .8950 (DCN-V2)")
