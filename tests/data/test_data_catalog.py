@@ -79,6 +79,7 @@ def test_entries_say_what_they_are() -> None:
             "criteo",
             "frappe",
             "gowalla",
+            "kuairand",
             "lastfm",
             "movielens-100k",
             "movielens-1m",

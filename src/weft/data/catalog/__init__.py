@@ -18,6 +18,7 @@ from weft.data.catalog import (
     criteo,
     frappe,
     gowalla,
+    kuairand,
     lastfm,
     movielens_1m,
     movielens_100k,
@@ -29,7 +30,7 @@ from weft.errors import ConfigError, DataError, near
 
 __all__ = ["Dataset", "Download", "entry", "get", "names", "parse_options"]
 
-_MODULES = (movielens_100k, movielens_1m, frappe, criteo, avazu, adult, open_bandit, gowalla, lastfm, music)
+_MODULES = (movielens_100k, movielens_1m, frappe, criteo, avazu, adult, open_bandit, gowalla, kuairand, lastfm, music)
 _DATASETS: dict[str, Dataset] = {module.DATASET.name: module.DATASET for module in _MODULES}
 
 
