@@ -192,6 +192,22 @@ def test_reading_all_at_once_equals_reading_row_by_row_in_time_order(transforms:
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(table=TABLES)
+def test_events_of_encoded_rows_are_those_of_the_table(transforms: Transforms, table: list[Any]) -> None:
+    raw = from_values(SCHEMA, [padded(row) for row in table])
+    rows = transforms.encode(raw)
+    wanted = transforms.history_events(raw)
+    found = transforms.events_of(rows)
+    for column in ("seconds", "played"):
+        found |= transforms.events_of(rows, column, as_numbers(raw[column], name=column))
+    assert set(found) == set(wanted)
+    for name, events in wanted.items():
+        for one, two in zip(found[name], events, strict=True):
+            assert (one is None) == (two is None)
+            assert one is None or (one.dtype == two.dtype and one.tobytes() == two.tobytes()), name
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(user=ROW, items=TABLES, time=st.integers(0, 10))
 def test_join_equals_encoding_the_joined_rows(transforms: Transforms, user: Any, items: list[Any], time: int) -> None:
     mine, theirs = sides_of("user", "context"), sides_of("item")

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.errors import DataError
+from weft.transforms import history
 from weft.transforms.history import EARLIEST, FIXED_POINT, EventLog, Events, joined_events, to_fixed
 
 EVENTS = st.lists(st.tuples(st.integers(1, 3), st.integers(-3, 6), st.integers(-5, 5)), max_size=20)
@@ -53,6 +54,39 @@ def test_adding_later_equals_reading_at_once(
         assert one is not None
         assert two is not None
         assert one.tobytes() == two.tobytes()
+
+
+@given(st.lists(EVENTS, min_size=1, max_size=6), st.lists(QUERY, min_size=1, max_size=5), st.none() | st.integers(1, 4))
+def test_layers_answer_as_one(
+    parts: list[list[tuple[int, int, int]]], queries: list[tuple[int, int]], window: int
+) -> None:
+    """The bytes of every answer are those of a log that is sorted at once; layers are made short to have several."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(history, "SHORT", 0)
+        patch.setattr(history, "GROWTH", 0)
+        layered = EventLog(events(parts[0]))
+        for part in parts[1:]:
+            layered = layered.add(events(part))
+    whole = EventLog(events([row for part in parts for row in part]))
+    assert len(layered) == len(whole)
+    assert layered.newest == whole.newest
+    keys, times = asked(queries)
+    for name in ("counts", "sums", "means"):
+        one, two = (getattr(log, name)(keys, times, window) for log in (layered, whole))
+        assert one.tobytes() == two.tobytes()
+    for one, two in zip(layered.last(keys, times, 3), whole.last(keys, times, 3), strict=True):
+        assert one.dtype == two.dtype
+        assert one.tobytes() == two.tobytes()
+
+
+def test_single_events_are_added_without_sorting_all() -> None:
+    many = 200_000
+    log = EventLog(Events(np.arange(1, many + 1, dtype=np.uint64), np.arange(many)))
+    for place in range(300):
+        grown = log.add(Events(np.array([7], np.uint64), np.array([many + place])))
+        assert grown._layers[0] is log._layers[0]
+        log = grown
+    assert log.counts(*asked([(7, many + 100)])).tolist() == [101]
 
 
 def test_a_window_holds_its_start_and_never_its_end() -> None:

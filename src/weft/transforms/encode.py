@@ -190,11 +190,39 @@ class Transforms:
         keys = self._keys(table, ALL_SIDES)
         return {feature.name: self._events(feature, table, keys, times) for feature in features}
 
+    def events_of(self, rows: Rows, column: str | None = None, values: Numbers | None = None) -> dict[str, Events]:
+        """`history_events` from rows that are encoded already, for the features that read one column alone.
+
+        Args:
+            rows: Full rows with their times.
+            column: What a Count sums (`of`) or a Sequence asks (`where`); without it, the features that read neither.
+            values: [n] the values of that column, NaN where they are missing.
+        """
+        assert rows.time is not None
+        asked = np.ones(len(rows)) if values is None else values
+        made: dict[str, Events] = {}
+        for feature in self.schema.features:
+            if isinstance(feature, Count) and feature.of == column:
+                numbers = None if column is None else asked
+                made[feature.name] = _counted_events(self._history_key(feature, rows.keys), rows.time, numbers, column)
+            elif isinstance(feature, Sequence) and feature.of is not None and feature.where == column:
+                ids = rows.ids[:, self._layout(rows.sides).id_at[feature.of]]
+                key = self._history_key(feature, rows.keys)
+                made[feature.name] = _sequence_events(key, rows.time, ids, np.equal(asked, 1))
+        return made
+
+    def with_events(self, events: Mapping[str, Events]) -> "Transforms":
+        """A copy whose logs also hold further events, by feature; made in the time that adding them takes."""
+        logs = {name: self.history[name].add(e) if name in self.history else EventLog(e) for name, e in events.items()}
+        copy = self.replace(history=logs)
+        copy._layouts, copy._part_hashes = self._layouts, self._part_hashes
+        if "fields" in self.__dict__:
+            copy.__dict__["fields"] = self.fields
+        return copy
+
     def with_history(self, table: RawTable, *, time: Ints | None = None) -> "Transforms":
         """A copy whose logs also hold the events of a table."""
-        events = self.history_events(table, time=time)
-        logs = {name: self.history[name].add(e) if name in self.history else EventLog(e) for name, e in events.items()}
-        return self.replace(history=logs)
+        return self.with_events(self.history_events(table, time=time))
 
     def cross_keys(self, name: str, table: RawTable, *, time: int | Ints | None = None) -> Hashes:
         """Keys of a Cross feature over rows, flat; 0 where a part is missing. For `CrossVocabulary.from_counts`."""
@@ -376,16 +404,10 @@ class Transforms:
 
     def _events(self, feature: Count | Sequence, table: RawTable, keys: Hashes, times: Ints) -> Events:
         key = self._history_key(feature, keys)
-        happened = key != 0
         if isinstance(feature, Sequence):
-            ids = self._ids(str(feature.of), table)
-            happened = happened & (ids != PADDING) & _asked(feature, table)
-            return Events(key[happened], times[happened], ids[happened].astype(np.int64))
-        if feature.of is None:
-            return Events(key[happened], times[happened])
-        numbers = as_numbers(_column(table, feature.of), name=feature.of)
-        happened = happened & ~np.isnan(numbers)
-        return Events(key[happened], times[happened], to_fixed(numbers[happened], column=feature.of))
+            return _sequence_events(key, times, self._ids(str(feature.of), table), _asked(feature, table))
+        numbers = None if feature.of is None else as_numbers(_column(table, feature.of), name=feature.of)
+        return _counted_events(key, times, numbers, feature.of)
 
     def _crossed(self, feature: Cross, get: Callable[[str], Values]) -> Part:
         return cross([self._part(name, get(name)) for name in feature.of])
@@ -501,6 +523,19 @@ class Transforms:
 
 def _is_read(feature: Count | Sequence) -> bool:
     return isinstance(feature, Count) or feature.of is not None
+
+
+def _counted_events(key: Hashes, times: Ints, numbers: Numbers | None, column: str | None) -> Events:
+    happened = key != 0
+    if numbers is None:
+        return Events(key[happened], times[happened])
+    happened = happened & ~np.isnan(numbers)
+    return Events(key[happened], times[happened], to_fixed(numbers[happened], column=str(column)))
+
+
+def _sequence_events(key: Hashes, times: Ints, ids: NDArray[np.int32], asked: NDArray[np.bool_]) -> Events:
+    happened = (key != 0) & (ids != PADDING) & asked
+    return Events(key[happened], times[happened], ids[happened].astype(np.int64))
 
 
 def _asked(feature: Sequence, table: RawTable) -> NDArray[np.bool_]:
