@@ -16,6 +16,7 @@ from weft.layers.numeric import Numeric
 from weft.layers.pooling import pool
 from weft.layers.position import KnownCurve, ShallowTower, both
 from weft.layers.precision import lowered
+from weft.layers.propagation import Propagation, mean_weights, symmetric_weights
 from weft.layers.slot_linear import SlotLinear
 from weft.layers.target_attention import TargetAttention
 from weft.layers.vector_cross import VectorCrossNet
@@ -42,6 +43,7 @@ __all__ = [
     "MixCrossNet",
     "MixtureOfExperts",
     "Numeric",
+    "Propagation",
     "ShallowTower",
     "Slice",
     "SlotConvolution",
@@ -53,8 +55,10 @@ __all__ = [
     "both",
     "linear",
     "lowered",
+    "mean_weights",
     "pairwise",
     "pool",
     "rows_of",
     "sum_duplicates",
+    "symmetric_weights",
 ]
