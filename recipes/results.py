@@ -9,31 +9,29 @@ what is run. Studies with questions of their own (`position.py`, `autoint_fields
 
 import argparse
 import json
-import os
 import platform
 import statistics
-import time
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import adult_gain
 import autoint_fields
+import depth_plot
 import position
 import torch
 import tuning
 from experiments import EXPERIMENTS, Experiment
-from rich.console import Console
+from training import store_of, trained
 
 import weft
-from weft.data import catalog
 from weft.data.store import Store
-from weft.runs import SavedRun
-from weft.train.dimensions import dimensions
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "results.md"
 RECORDS = ROOT / "docs" / "results" / "runs.jsonl"
 STUDIES = {
+    "adult-gain": adult_gain,
     "position": position,
     "autoint-fields": autoint_fields,
     "tuned-frappe": tuning.FRAPPE,
@@ -95,54 +93,6 @@ def judge(experiment: Experiment, seed: int, work: Path, records: Path, precisio
     print(experiment.name, seed, shown, f"{epochs} epochs, {seconds:.0f} s", flush=True)
 
 
-def trained(experiment: Experiment, seed: int, work: Path, precision: str) -> tuple[SavedRun, float]:
-    """The run of one seed, and the seconds that its training took, all its sessions together."""
-    folder = work / experiment.name / f"{seed}"
-    store = store_of(experiment, seed, work)
-    resume = (folder / "run.toml").is_file()
-    sets = [text.format(runs=work) for text in experiment.sets]
-    start = time.perf_counter()
-    run = weft.train(
-        store,
-        experiment.model,
-        out=folder,
-        preset=None if resume else experiment.preset,
-        config=None if resume else widths_of(experiment, seed, work, precision),
-        sets=() if resume else sets,
-        seed=seed,
-        precision="auto" if resume else precision,
-        resume=resume,
-        console=Console(),
-    )
-    return run, max(run.report.seconds, time.perf_counter() - start)
-
-
-def widths_of(experiment: Experiment, seed: int, work: Path, precision: str) -> Path | None:
-    """The file of field widths that another experiment's run of this seed asks for."""
-    if experiment.widths_of is None:
-        return None
-    other, keep = experiment.widths_of
-    whole = next(found for found in EXPERIMENTS if found.name == other)
-    file = work / experiment.name / f"{seed}.toml"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    dimensions(trained(whole, seed, work, precision)[0], keep=keep).save(file)
-    return file
-
-
-def store_of(experiment: Experiment, seed: int, work: Path) -> Path:
-    """The prepared store of an experiment; made when it is missing."""
-    options = {**dict(experiment.options), **({"fold": seed} if experiment.fold_is_seed else {})}
-    parts = [experiment.data, experiment.protocol or "default", *(f"{key}={value}" for key, value in options.items())]
-    store = work / "stores" / "-".join(parts)
-    if not store.is_dir():
-        tables = store.with_name(f"{store.name}-tables")
-        if not tables.is_dir():
-            source = Path(os.environ["WEFT_DATA"]) / experiment.source
-            catalog.get(experiment.data, tables, protocol=experiment.protocol, source=source, options=options)
-        weft.prepare(tables / "schema.toml", store)
-    return store
-
-
 def read_records(path: Path) -> list[Record]:
     """All records, oldest first."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
@@ -165,6 +115,7 @@ def write_page(records: Path) -> None:
             before, rest = text.split(begin)
             text = before + "\n".join([begin, *(lines or ["Not run yet."]), end]) + rest.split(end)[1]
     PAGE.write_text(text)
+    (RECORDS.parent / "depth.svg").write_text(depth_plot.drawn(found))
 
 
 def table_of(experiments: list[Experiment], records: list[Record]) -> list[str]:
