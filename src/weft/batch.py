@@ -145,6 +145,8 @@ class Batch:
         item: [B] int64, ids of the item catalogue (0 padding, 1 unknown).
         group: [B] int64.
         time: [B] int64, in the schema's unit.
+        negatives: Rows of the item's side alone that were drawn for this batch: [N], for all of its rows, or [B * n],
+            of which row b owns b * n to (b + 1) * n.
     """
 
     ids: Tensor
@@ -158,6 +160,7 @@ class Batch:
     item: Tensor | None = None
     group: Tensor | None = None
     time: Tensor | None = None
+    negatives: "Batch | None" = None
 
     def __post_init__(self) -> None:
         if self.ids.is_floating_point():
@@ -167,7 +170,7 @@ class Batch:
             raise ValueError(f"all columns of a batch need one length, got {lengths}")
 
     def _rows(self) -> list[tuple[str, Tensor | None]]:
-        plain = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name != "ragged"]
+        plain = [(name, getattr(self, name)) for name in _COLUMNS]
         return plain + [(name, ragged.offsets[1:]) for name, ragged in self.ragged.items()]
 
     def __len__(self) -> int:
@@ -175,7 +178,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on another device."""
-        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "ragged"}
+        columns = {name: getattr(self, name) for name in (*_COLUMNS, "negatives")}
         moved = {name: tensor.to(device) for name, tensor in columns.items() if tensor is not None}
         return replace(self, ragged={name: ragged.to(device) for name, ragged in self.ragged.items()}, **moved)
 
@@ -190,3 +193,6 @@ class Batch:
             dense=self.dense[:, dense],
             ragged={name: value for name, value in self.ragged.items() if name in names},
         )
+
+
+_COLUMNS = tuple(f.name for f in fields(Batch) if f.name not in ("ragged", "negatives"))

@@ -3,6 +3,7 @@
 import queue
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
@@ -25,6 +26,14 @@ class Sampler(Protocol):
         ...
 
 
+class ItemSampler(Protocol):
+    """Draws items for the rows of a batch."""
+
+    def __call__(self, rows: Rows, *, epoch: int, step: int) -> Rows:
+        """Rows of the item's side alone; the same for the same epoch and step."""
+        ...
+
+
 class Loader:
     """Cuts rows into batches, with a thread that prepares the next ones.
 
@@ -37,6 +46,7 @@ class Loader:
         drop_last: Leave out the last batch where it is smaller.
         prefetch: Batches that are prepared ahead; 0 prepares each one when it is asked for.
         sampler: Adds rows to each batch.
+        items: Draws the `negatives` of each batch.
     """
 
     def __init__(
@@ -49,6 +59,7 @@ class Loader:
         drop_last: bool = False,
         prefetch: int = 2,
         sampler: Sampler | None = None,
+        items: ItemSampler | None = None,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"`batch_size` must be at least 1, got {batch_size}; give a positive number of rows")
@@ -56,7 +67,8 @@ class Loader:
             raise ConfigError(f"`shuffle` must be one of {', '.join(get_args(Shuffle))}, got {shuffle!r}")
         self._rows, self._batch_size = rows, batch_size
         self._shuffle, self._seed = shuffle, seed
-        self._drop_last, self._prefetch, self._sampler = drop_last, prefetch, sampler
+        self._drop_last, self._prefetch = drop_last, prefetch
+        self._sampler, self._items = sampler, items
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -73,10 +85,16 @@ class Loader:
         for step in range(start_step, len(self)):
             part = slice(step * self._batch_size, min((step + 1) * self._batch_size, len(self._rows)))
             index = part if order is None else order[part]
-            if self._sampler is None:
+            if self._sampler is None and self._items is None:
                 yield self._rows.batch(index)
             else:
-                yield self._sampler(self._rows.take(index), epoch=epoch, step=step).batch()
+                yield self._with_samples(self._rows.take(index), epoch, step)
+
+    def _with_samples(self, rows: Rows, epoch: int, step: int) -> Batch:
+        batch = (rows if self._sampler is None else self._sampler(rows, epoch=epoch, step=step)).batch()
+        if self._items is None:
+            return batch
+        return replace(batch, negatives=self._items(rows, epoch=epoch, step=step).batch())
 
     def order(self, epoch: int) -> NDArray[np.int64] | None:
         """The rows in the order of an epoch; None is the order of the table."""

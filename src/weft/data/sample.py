@@ -1,6 +1,6 @@
-"""Sampling rows: negative items for rows that are all positive, and fewer of the negative rows where they abound.
+"""Sampling: negative items for rows that are all positive, as rows or alone, and fewer negative rows where they abound.
 
-Dimension key: B rows of a batch, n negatives a row, I items.
+Dimension key: B rows of a batch, n negatives a row, N items for a whole batch, I items.
 """
 
 from dataclasses import replace
@@ -12,6 +12,7 @@ from weft.batch import FIRST_ID
 from weft.data.store import Store
 from weft.errors import ConfigError, DataError
 from weft.transforms.columns import Ints
+from weft.transforms.encode import Transforms
 from weft.transforms.rows import Rows, concat
 
 ROUNDS = 8  # of redrawing at random, before the rest is drawn from lists of what is left
@@ -44,9 +45,9 @@ class NegativeSampler:
             )
         self._transforms, self._items = store.transforms, store.items
         self._negatives, self._seed = negatives, seed
-        self._count = len(store.items)
-        self._pairs = _train_pairs(store, self._count)
-        _refuse_full(self._pairs, self._count)
+        seen = store.catalogue.seen
+        pairs = _pairs(store, np.asarray(seen.split) == 0)
+        self._draw = _Draw(pairs, np.arange(FIRST_ID, len(store.items)), len(store.items))
 
     def __call__(self, rows: Rows, *, epoch: int, step: int) -> Rows:
         """The rows and, after them, their negatives."""
@@ -69,14 +70,101 @@ class NegativeSampler:
 
     def draw(self, users: Ints, generator: np.random.Generator) -> Ints:
         """An item id for each user id [n], none of the user's own."""
-        items = generator.integers(FIRST_ID, self._count, len(users))
+        return self._draw(users, generator)
+
+
+class OtherItems:
+    """For each row n items that its user does not have among the relevant train rows, drawn uniformly: [B * n] rows.
+
+    Row b owns b * n to (b + 1) * n. They are rows of the item's side alone, as of the row's time; bare where the rows
+    are. Drawn are items that the train rows have, since training must not know of others; a new draw every step, which
+    depends on (seed, epoch, step) only.
+
+    Args:
+        store: A prepared data set with user and item roles.
+        negatives: n.
+        seed: Of the draws.
+
+    Raises:
+        DataError: A user has every item, so that nothing can be drawn.
+    """
+
+    def __init__(self, store: Store, negatives: int, *, seed: int = 0) -> None:
+        self._transforms, self._items = store.transforms, store.items
+        self._negatives, self._seed = negatives, seed
+        seen = store.catalogue.seen
+        pairs = _pairs(store, (np.asarray(seen.split) == 0) & np.asarray(seen.relevant))
+        self._draw = _Draw(pairs, met_items(store), len(store.items))
+
+    def __call__(self, rows: Rows, *, epoch: int, step: int) -> Rows:
+        """The items drawn for these rows."""
+        asked = np.repeat(np.arange(len(rows)), self._negatives)
+        assert rows.user is not None
+        drawn = self._draw(rows.user[asked].astype(np.int64), np.random.default_rng([self._seed, epoch, step]))
+        return _item_rows(self._transforms, self._items, drawn, None if rows.time is None else rows.time[asked], rows)
+
+
+class UniformItems:
+    """Different items for a whole batch, drawn uniformly from those that the train rows have: [N] rows, N at most all.
+
+    They are rows of the item's side alone, each as of the time of one of the batch's rows; bare where the rows are. A
+    new draw every step, which depends on (seed, epoch, step) only.
+
+    Args:
+        store: A prepared data set with an item role.
+        count: N.
+        seed: Of the draws.
+    """
+
+    def __init__(self, store: Store, count: int, *, seed: int = 0) -> None:
+        self._transforms, self._items, self._seed = store.transforms, store.items, seed
+        self._met = met_items(store)
+        self._count = min(count, len(self._met))
+
+    def __call__(self, rows: Rows, *, epoch: int, step: int) -> Rows:
+        """The items drawn for these rows."""
+        generator = np.random.default_rng([self._seed, epoch, step])
+        drawn = generator.choice(self._met, self._count, replace=False)
+        time = None if rows.time is None else generator.choice(rows.time, self._count)
+        return _item_rows(self._transforms, self._items, drawn, time, rows)
+
+
+def met_items(store: Store) -> Ints:
+    """The ids of the items that the train rows have."""
+    return np.flatnonzero(store.catalogue.counts[FIRST_ID:]) + FIRST_ID
+
+
+def _item_rows(transforms: Transforms, items: Rows, drawn: Ints, time: Ints | None, like: Rows) -> Rows:
+    rows = items.take(drawn)
+    return rows.bare() if like.is_bare else transforms.as_of(rows, time=time)
+
+
+class _Draw:
+    """Draws items for users, none of the user's own.
+
+    Args:
+        pairs: user * items + item of what each user has, sorted.
+        choice: The items to draw from, sorted.
+        items: Rows of the catalogue.
+    """
+
+    def __init__(self, pairs: Ints, choice: Ints, items: int) -> None:
+        self._pairs, self._choice, self._count = pairs, choice, items
+        _refuse_full(pairs, choice, items)
+
+    def __call__(self, users: Ints, generator: np.random.Generator) -> Ints:
+        """An item id for each user id [n]."""
+        items = self._any(len(users), generator)
         own = np.flatnonzero(self._has(users, items))
         for _ in range(ROUNDS):
-            items[own] = generator.integers(FIRST_ID, self._count, len(own))
+            items[own] = self._any(len(own), generator)
             own = own[self._has(users[own], items[own])]
         for row in own:
             items[row] = generator.choice(self._left(int(users[row])))
         return items
+
+    def _any(self, n: int, generator: np.random.Generator) -> Ints:
+        return self._choice[generator.integers(0, len(self._choice), n)]
 
     def _has(self, users: Ints, items: Ints) -> NDArray[np.bool_]:
         pairs = users * self._count + items
@@ -85,23 +173,22 @@ class NegativeSampler:
 
     def _left(self, user: int) -> Ints:
         start, stop = np.searchsorted(self._pairs, [user * self._count, (user + 1) * self._count])
-        return np.setdiff1d(np.arange(FIRST_ID, self._count), self._pairs[start:stop] - user * self._count)
+        return np.setdiff1d(self._choice, self._pairs[start:stop] - user * self._count)
 
 
-def _train_pairs(store: Store, items: int) -> Ints:
-    """Sorted user * items + item of all train rows, without repetition."""
+def _pairs(store: Store, kept: NDArray[np.bool_]) -> Ints:
+    """Sorted user * items + item of some of the seen events, without repetition."""
     seen = store.catalogue.seen
     users = np.repeat(np.arange(len(seen.offsets) - 1), np.diff(seen.offsets))
-    train = np.asarray(seen.split) == 0
-    return np.unique(users[train] * items + np.asarray(seen.item)[train])
+    return np.unique(users[kept] * len(store.items) + np.asarray(seen.item)[kept])
 
 
-def _refuse_full(pairs: Ints, items: int) -> None:
+def _refuse_full(pairs: Ints, choice: Ints, items: int) -> None:
     users, counts = np.unique(pairs // items, return_counts=True)
-    full = users[counts >= items - FIRST_ID]
-    if len(full) or items == FIRST_ID:
+    full = users[counts >= len(choice)]
+    if len(full) or not len(choice):
         raise DataError(
-            f"{len(full):,} users have all {items - FIRST_ID:,} items of the catalogue in the train rows, so that no "
+            f"{len(full):,} users have all {len(choice):,} items of the catalogue in the train rows, so that no "
             "negative can be drawn for them; set `negatives` to 0 or add items"
         )
 

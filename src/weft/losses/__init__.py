@@ -1,6 +1,26 @@
 """Losses: raw logits and labels in, one number out."""
 
+from weft.losses.frequency import ExactFrequency, StreamingFrequency, together
 from weft.losses.pairwise import bpr
 from weft.losses.pointwise import Loss, for_task, logistic, poisson, softmax, squared_error
+from weft.losses.sampled import accidental_hits, corrected, hardest, refined_softmax, sampled_softmax, twins, without
 
-__all__ = ["Loss", "bpr", "for_task", "logistic", "poisson", "softmax", "squared_error"]
+__all__ = [
+    "ExactFrequency",
+    "Loss",
+    "StreamingFrequency",
+    "accidental_hits",
+    "bpr",
+    "corrected",
+    "for_task",
+    "hardest",
+    "logistic",
+    "poisson",
+    "refined_softmax",
+    "sampled_softmax",
+    "softmax",
+    "squared_error",
+    "together",
+    "twins",
+    "without",
+]

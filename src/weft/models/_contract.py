@@ -116,6 +116,15 @@ class Retriever(Protocol):
 
 
 @runtime_checkable
+class Together(Retriever, Protocol):
+    """A retriever for which the vectors of a batch and of its negatives are one piece of work."""
+
+    def vectors_with_negatives(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Users [B, E] and items [B, E] of full rows, and items [N, E] of `batch.negatives`; None where it has none."""
+        ...
+
+
+@runtime_checkable
 class Fitted(Protocol):
     """Learns in one pass over the train rows, without gradients."""
 
@@ -140,6 +149,14 @@ def score(model: nn.Module, batch: Batch) -> Tensor:
         return (user_BE * item_BE).sum(-1)
     logits: Tensor = model(batch)
     return logits
+
+
+def vectors_of(model: Retriever, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Users [B, E], items [B, E] and the items [N, E] of the batch's negatives, None where it has none."""
+    if isinstance(model, Together):
+        return model.vectors_with_negatives(batch)
+    user_BE, item_BE = model.vectors(batch)
+    return user_BE, item_BE, None if batch.negatives is None else model.item_vectors(batch.negatives)
 
 
 def advice(model: nn.Module) -> list[str]:

@@ -32,6 +32,7 @@ class Entry(NamedTuple):
         strengths: One sentence.
         weaknesses: One sentence.
         choose: When to choose it, one sentence.
+        loss: What `train.loss = auto` trains it with: the loss of the labels' tasks (`task`), or one of a retriever.
         presets: Recipes of its own by name, such as `paper`: options of the model, and under `train` of the recipe.
     """
 
@@ -46,6 +47,7 @@ class Entry(NamedTuple):
     strengths: str
     weaknesses: str
     choose: str
+    loss: str = "task"
     presets: Mapping[str, Mapping[str, Any]] = {}
 
 

@@ -20,6 +20,8 @@ from weft.models import _registry as registry
 DenseRule = Literal["adam", "adamw", "adagrad", "sgd"]
 TableRule = Literal["adam", "adamw", "adagrad", "sgd", "rowwise_adagrad", "ftrl"]
 
+LossName = Literal["auto", "task", "softmax", "sampled_softmax", "bpr", "als"]
+
 Count = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
@@ -32,6 +34,18 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     Attributes:
         batch_size: Rows a step.
         epochs: At most so many passes over the train rows.
+        loss: What is minimised. `task` is the loss of each label's task on all train rows. The others are for
+            retrievers, read the relevant train rows only and are validated by ranking the whole catalogue:
+            `softmax` sets each row's item against the items of the batch and `uniform_negatives`, `sampled_softmax`
+            against the latter only, `bpr` against `negatives` items that the user does not have; `als` alternates exact
+            least squares. `auto` is the model's own. Of these, rows weigh what the schema's `weight` role says.
+        log_q: How `softmax` and `sampled_softmax` are corrected for items being drawn by their frequency: all logits,
+            as in the `paper` of Yi et al.; `refined`, the positive's is left alone and rows weigh 1 - P(positive);
+            or `none`.
+        frequencies: Where the correction has the probability of an item from: `exact` counts of the train rows, or
+            `streaming`, learned from the batches.
+        uniform_negatives: Items drawn uniformly for a whole batch, without the row's user's own.
+        hard_negatives: Only so many, the best scored ones, of a row's drawn negatives count; 0 is all.
         shuffle: Global, by blocks (for data on slow disks), or none.
         optimizer: Rule of the dense group.
         learning_rate: Of every group that has none of its own.
@@ -56,12 +70,17 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         plateau_factor: Every epoch that is not better multiplies the learning rates by it; 1 keeps them.
         min_learning_rate: Floor of the learning rates.
         patience: So many epochs in a row that are not better end the training.
-        negatives: Sampled negative rows for each train row.
+        negatives: Sampled negative rows for each train row; with `bpr` items, at least one.
         keep_negatives: Share of the rows with label 0 that is kept; the intercept is corrected for it.
         checkpoint_seconds: Time between two saved training states; one is also saved after every epoch.
         log_every: Steps between two lines of running loss in `metrics.jsonl`.
     """
 
+    loss: LossName = "auto"
+    log_q: Literal["paper", "refined", "none"] = "paper"
+    frequencies: Literal["exact", "streaming"] = "exact"
+    uniform_negatives: Annotated[int, Meta(ge=0)] = 0
+    hard_negatives: Annotated[int, Meta(ge=0)] = 0
     batch_size: Count = 4096
     epochs: Count = 20
     shuffle: Literal["global", "block", "none"] = "global"
