@@ -18,17 +18,9 @@ import weft
 from weft.batch import FIRST_ID, Batch
 from weft.data.store import Store
 from weft.errors import ArtifactError, ConfigError
-from weft.evaluate.ranking import (
-    candidate_values,
-    coverage,
-    full_ranking,
-    held_out,
-    left_out,
-    list_values,
-    mean_of_users,
-    shown,
-)
+from weft.evaluate.ranking import candidate_values, coverage, left_out, mean_of_users
 from weft.evaluate.report import Value
+from weft.ranking import full_ranking, held_out, list_values, shown
 from weft.runs import SavedRun
 from weft.schema import Categorical, ColumnSplit, Label, Protocol, Roles, Schema
 from weft.scoring import Scorer

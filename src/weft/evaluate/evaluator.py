@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from weft.data.store import Store
 from weft.errors import ConfigError, near
 from weft.evaluate.pointwise import pointwise
-from weft.evaluate.ranking import candidate_values, coverage, full_ranking, left_out, list_values, mean_of_users
+from weft.evaluate.ranking import by_novelty, candidate_values, coverage, left_out, mean_of_users, progress, strangers
 from weft.evaluate.report import Report, Value
+from weft.ranking import full_ranking, list_values
 from weft.runs import SavedRun
 from weft.schema import Protocol, Schema
 from weft.scoring import Scorer
@@ -85,10 +86,13 @@ def judge(
             values = {SCORE: scorer.rows(rows)}
             metrics = pointwise(rows, values[SCORE], run.schema, seed=seed)
         case "full":
-            ranked = full_ranking(rows, scorer, data.catalogue, run.schema, chosen, split=split, seed=seed)
-            values = list_values(ranked, data.catalogue.counts, chosen)
-            metrics = mean_of_users(values, seed=seed) | coverage(ranked, len(data.catalogue.counts), chosen)
-            notes = left_out(rows, chosen)
+            ranked = full_ranking(
+                rows, scorer, data.catalogue, run.schema, chosen, split=split, seed=seed, progress=progress
+            )
+            counts = data.catalogue.counts
+            values = list_values(ranked, counts, chosen) | by_novelty(ranked, counts, chosen)
+            metrics = mean_of_users(values, seed=seed) | coverage(ranked, len(counts), chosen)
+            notes = left_out(rows, chosen) + strangers(ranked, model)
         case "candidates":
             values = candidate_values(rows, scorer, *data.candidates(), chosen)
             metrics = mean_of_users(values, seed=seed)

@@ -1,84 +1,36 @@
 """Ranking metrics: the whole catalogue for each user, or a given list of candidates.
 
-Full ranking. A user's features are those of the user's first row in the split, and history is read strictly before that
-row, so nothing of the split is seen. Relevant are the items of the user's rows in the split whose label is at least
-`protocol.relevant`. Items that the user had in earlier splits are hidden, allowed, or hidden for a window; a relevant
-item that is hidden cannot be found by anybody and is left out. A relevant item that the catalogue does not know counts
-as missed. Equal scores stand in random order: the catalogue's own order, by popularity, would help a model that cannot
-tell items apart.
+Full ranking is `weft.ranking`. Its report also tells items that training has never seen from the others.
 
 Candidates. The first candidate is the user's held-out item, the others are negatives; rank metrics are expectations
 over a random order of equal scores.
 
-Dimension key: U users, I items, C candidates, K list length.
+Dimension key: U users, I items, C candidates.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
+from torch import nn
 
 from weft import metrics
 from weft.batch import FIRST_ID
 from weft.errors import ConfigError
 from weft.evaluate.report import Value, from_interval
-from weft.schema import UNITS_PER_SECOND, Protocol, Schema
-from weft.scoring import Scorer, best
-from weft.transforms.catalogue import Catalogue
+from weft.models._contract import roles_only
+from weft.ranking import Ranked, first_rows, list_values
+from weft.schema import Protocol
+from weft.scoring import Scorer
 from weft.transforms.rows import Rows
 
 Ints = NDArray[np.integer[Any]]
 Floats = NDArray[np.floating[Any]]
 
-USERS_AT_ONCE = 64
-
-
-class Held(NamedTuple):
-    """The users of a split who have something relevant.
-
-    Attributes:
-        first: [U] place of each user's first row in the split.
-        user: [U] ids of the user catalogue.
-        offsets: [U + 1] into `items`.
-        items: Relevant item ids, distinct for each user; 1 where the catalogue does not know the item.
-    """
-
-    first: Ints
-    user: Ints
-    offsets: Ints
-    items: Ints
-
-    def relevant(self, place: int) -> Ints:
-        """The relevant items of one of the users."""
-        return self.items[self.offsets[place] : self.offsets[place + 1]]
-
-
-def held_out(rows: Rows, protocol: Protocol) -> Held:
-    """The relevant items of each user of a split; users that the catalogue does not know are left out.
-
-    Items that the catalogue does not know share an id: each of their rows stands for an item of its own.
-    """
-    assert rows.user is not None
-    assert rows.item is not None
-    assert rows.label is not None
-    user, first = first_rows(rows)
-    relevant = (rows.label[:, 0] >= protocol.relevant) & (rows.user >= FIRST_ID)
-    unknown = np.where(rows.item < FIRST_ID, np.arange(len(rows)), 0)
-    columns = np.stack([rows.user, rows.item, unknown], axis=1).astype(np.int64)
-    pairs = np.unique(columns[relevant], axis=0)
-    users, start = np.unique(pairs[:, 0], return_index=True)
-    return Held(first[np.searchsorted(user, users)], users, np.append(start, len(pairs)), pairs[:, 1])
-
-
-def first_rows(rows: Rows) -> tuple[Ints, Ints]:
-    """The users [U] of a split, ascending, and the place of each one's first row in time."""
-    assert rows.user is not None
-    order = np.lexsort((rows.user,) if rows.time is None else (rows.time, rows.user))
-    user, first = np.unique(rows.user[order], return_index=True)
-    return user, order[first]
+OF_PARTS = ("recall", "ndcg")  # what is reported of new and of seen items apart
 
 
 def left_out(rows: Rows, protocol: Protocol) -> tuple[str, ...]:
@@ -89,82 +41,31 @@ def left_out(rows: Rows, protocol: Protocol) -> tuple[str, ...]:
     return (f"{strangers:,} relevant rows of users that training does not know are left out",) if strangers else ()
 
 
-class Ranked(NamedTuple):
-    """What the users of a split were shown.
-
-    Attributes:
-        lists: [U, K] item ids, best first; -1 where nothing is left.
-        hits: [U, K] whether each is relevant.
-        relevant: [U] how many relevant items could be found.
-    """
-
-    lists: Ints
-    hits: NDArray[np.bool_]
-    relevant: Ints
-
-
-def full_ranking(
-    rows: Rows, scorer: Scorer, catalogue: Catalogue, schema: Schema, protocol: Protocol, *, split: str, seed: int
-) -> Ranked:
-    """Rank the whole catalogue for each user of a split that has something relevant; `seed` orders equal scores."""
-    held = held_out(rows, protocol)
-    if not len(held.user):
-        raise ConfigError(
-            f"no user of the split {split!r} that training knows has a row with a label of {protocol.relevant:g} or "
-            "more; lower `relevant` in [protocol] or evaluate another split"
-        )
-    order = np.random.default_rng(seed).permutation(len(scorer.items))
-    lists: list[Ints] = []
-    hits: list[NDArray[np.bool_]] = []
-    relevant: list[int] = []
-    for start in _progress(range(0, len(held.user), USERS_AT_ONCE)):
-        users = rows.take(held.first[start : start + USERS_AT_ONCE])
-        scores = scorer.catalogue(users, users.time)
-        hide(scores, users, catalogue, schema, protocol, split)
-        lists.append(shown(scores, max(protocol.k), order))
-        for place in range(len(users)):
-            wanted = held.relevant(start + place)
-            findable = wanted[(wanted < FIRST_ID) | np.isfinite(scores[place, wanted])]
-            hits.append(np.isin(lists[-1][place], findable[findable >= FIRST_ID]))
-            relevant.append(len(findable))
-    return Ranked(np.concatenate(lists), np.stack(hits), np.array(relevant))
-
-
-def _progress(starts: range) -> Iterable[int]:
+def progress(starts: range) -> Iterable[int]:
+    """Goes through the users with a bar on a terminal."""
     return track(starts, description="ranking", transient=True, console=Console(stderr=True))
 
 
-def shown(scores: Floats, k: int, order: Ints) -> Ints:
-    """The k best items [U, K] of scores [U, I], equal scores in the order of `order`; -1 where nothing is left."""
-    places, values = best(scores[:, order], k)
-    lists = np.where(np.isfinite(values), order[places], -1)
-    return np.pad(lists, ((0, 0), (0, k - lists.shape[1])), constant_values=-1)
+def strangers(ranked: Ranked, model: nn.Module) -> tuple[str, ...]:
+    """What a reader must know of items that training never saw."""
+    count = int(ranked.new.sum())
+    if not count:
+        return ()
+    how = "all with the score of an unknown item, since it knows ids only" if roles_only(model) else "by their features"
+    return (f"{count:,} relevant items are new to training; the model ranks them {how}",)
 
 
-def hide(scores: Floats, users: Rows, catalogue: Catalogue, schema: Schema, protocol: Protocol, split: str) -> None:
-    """Give -inf to the reserved ids and to what each user has seen before the split."""
-    scores[:, :FIRST_ID] = -np.inf
-    unit = UNITS_PER_SECOND[schema.roles.time_unit]
-    assert users.user is not None
-    for place, user in enumerate(users.user):
-        time = None if users.time is None else int(users.time[place])
-        scores[place, catalogue.seen.hidden(int(user), protocol, before=split, time=time, unit=unit)] = -np.inf
+def by_novelty(ranked: Ranked, counts: Ints, protocol: Protocol) -> dict[str, Floats]:
+    """Recall and NDCG of each user [U] as if only the items that training never saw were relevant, or only the others.
 
-
-def list_values(ranked: Ranked, popularity: Ints, protocol: Protocol) -> dict[str, Floats]:
-    """The metrics of each user [U]; nan where a user has nothing relevant that could be found."""
-    lists, hits, relevant = ranked
+    Both where users have both; nothing where all relevant items are seen ones. Metrics begin with `new.` and `seen.`.
+    """
+    if not ranked.new.any():
+        return {}
     found: dict[str, Floats] = {}
-    for k in protocol.k:
-        found |= {
-            f"recall@{k}": metrics.ranking.recall(hits, relevant, k),
-            f"ndcg@{k}": metrics.ndcg(hits, relevant, k),
-            f"hr@{k}": metrics.hit_rate(hits, relevant, k),
-            f"precision@{k}": metrics.ranking.precision(hits, relevant, k),
-            f"map@{k}": metrics.average_precision(hits, relevant, k),
-            f"mrr@{k}": metrics.reciprocal_rank(hits, relevant, k),
-            f"novelty@{k}": metrics.novelty(lists[:, :k], popularity),
-        }
+    for name, new in (("new", True), ("seen", False)):
+        values = list_values(ranked.of_items(counts, new=new), counts, protocol)
+        found |= {f"{name}.{key}": value for key, value in values.items() if key.partition("@")[0] in OF_PARTS}
     return found
 
 

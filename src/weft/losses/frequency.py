@@ -42,9 +42,9 @@ class StreamingFrequency(nn.Module):
     .. math:: B_h \leftarrow (1 - \alpha) B_h + \alpha (t - A_h), \quad A_h \leftarrow t, \quad
         \hat p = 1 / \max_H B_h
 
-    Yi et al., RecSys 2019, https://doi.org/10.1145/3298689.3346996, algorithms 2 and 3. Items that share a slot shorten its
-    gaps, hence the largest. Differs: the step size is the larger of alpha and 1 / (times the slot was met), so that the
-    estimate starts as a mean instead of from a guess. An item that was never met has the probability 0.
+    Yi et al., RecSys 2019, https://doi.org/10.1145/3298689.3346996, algorithms 2 and 3. Items that share a slot shorten
+    its gaps, hence the largest. Differs: the step size is the larger of alpha and 1 / (times the slot was met), so that
+    the estimate starts as a mean instead of from a guess. An item that was never met has the probability 0.
 
     Args:
         slots: S of each table.

@@ -1,7 +1,7 @@
 r"""Softmax over a catalogue that is sampled: each row's own item against the items of a sample, and its corrections.
 
-The partition function of row b is :math:`Z_b = \sum_j e^{s_{bj}}` over all items j. A sample in which item j stands with
-probability q_j estimates it as :math:`\sum_{j \in S} e^{s_{bj} - \ln q_j}`, which is what `corrected` prepares.
+The partition function of row b is :math:`Z_b = \sum_j e^{s_{bj}}` over all items j. A sample in which item j stands
+with probability q_j estimates it as :math:`\sum_{j \in S} e^{s_{bj} - \ln q_j}`, which is what `corrected` prepares.
 
 Dimension key: B rows, C items of the sample, K hardest ones.
 """
@@ -49,7 +49,7 @@ def refined_softmax(positive_B: Tensor, negative_BC: Tensor, weight_B: Tensor | 
 
 
 def corrected(logit: Tensor, log_q: Tensor) -> Tensor:
-    """s - log q, the correction for how items are drawn: what comes often by chance must not count for more.
+    """The logits less log q, the correction for how items are drawn: what comes often by chance must not count for more.
 
     >>> corrected(torch.zeros(2), torch.tensor([0.5, 0.01]).log()).tolist()[0] < 1
     True
@@ -87,7 +87,7 @@ def twins(item_C: Tensor) -> Tensor:
 
 
 def _log_sum(negative_BC: Tensor) -> Tensor:
-    """log Σ exp of each row; -inf, without a gradient that is not a number, where a row has no negative."""
+    """The logarithm of Σ exp of each row; -inf, without a gradient that is not a number, where a row has no negative."""
     none_B = (negative_BC == -torch.inf).all(1)
     return negative_BC.masked_fill(none_B[:, None], 0).logsumexp(1).masked_fill(none_B, -torch.inf)
 
