@@ -11,6 +11,8 @@
       NotFitted(RuntimeError)      a vocabulary, a scaler or a model is used before it was fitted
       StaleModel(RuntimeError)     a run meets a store or a schema that it was not made from
       Diverged(RuntimeError)       training met a loss that is not finite
+      Unavailable(RuntimeError)    a store or a service cannot do it now: its disk is full, it is down
+        Overloaded                 more was asked than can be done in time
 
 A message has four parts: which argument or column, what was given, what is allowed, what to do.
 """
@@ -61,6 +63,14 @@ class StaleModel(WeftError, RuntimeError):
 
 class Diverged(WeftError, RuntimeError):
     """Training met a loss that is not finite."""
+
+
+class Unavailable(WeftError, RuntimeError):
+    """A store or a service cannot do it now; trying again later is right."""
+
+
+class Overloaded(Unavailable):
+    """More was asked than can be done in time."""
 
 
 def near(name: str, known: Iterable[str]) -> str:
