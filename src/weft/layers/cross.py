@@ -1,6 +1,6 @@
 """Full-rank cross layers of DCN-V2 (flat family: [B, D] -> [B, D]).
 
-Dimension key: B rows, D width.
+Dimension key: B rows, D width, C of its columns.
 """
 
 from typing import Any, cast, final
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from weft.layers import native
-from weft.layers.mlp import linear
+from weft.layers.mlp import ALL, Columns, linear
 from weft.layers.precision import lowered
 
 
@@ -48,6 +48,20 @@ class CrossNet(nn.Module):
         x0_BD = lowered(x0_BD)
         parameters = [lowered(p) for layer in self.layers for p in layer.parameters()]
         return cast(Tensor, _Crosses.apply(x0_BD, *parameters))  # type: ignore[no-untyped-call]
+
+    def first(self, x_BC: Tensor, columns: Columns = ALL) -> Tensor:
+        """W_0 x of some columns of the block, [B, C] -> [B, D]; the sum over all columns is what `after` takes."""
+        return F.linear(x_BC, self._layer(0).linear.weight[:, columns])
+
+    def after(self, z_BD: Tensor, x0_BD: Tensor) -> Tensor:
+        """W_0 x_0 [B, D] and x_0 [B, D] -> [B, D]."""
+        x_BD = torch.addcmul(x0_BD, x0_BD, z_BD + self._layer(0).linear.bias)
+        for place in range(1, len(self.layers)):
+            x_BD = self._layer(place)(x0_BD, x_BD)
+        return x_BD
+
+    def _layer(self, place: int) -> Cross:
+        return cast(Cross, self.layers[place])
 
 
 class _Crosses(torch.autograd.Function):

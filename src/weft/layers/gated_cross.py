@@ -1,13 +1,15 @@
 """Gated cross layers, of GDCN (flat family: [B, D] -> [B, D]).
 
-Dimension key: B rows, D width, L layers.
+Dimension key: B rows, D width, C of its columns, L layers.
 """
 
-from typing import final
+from typing import cast, final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weft.layers.mlp import ALL, Columns
 from weft.layers.precision import lowered
 
 
@@ -28,8 +30,12 @@ class GatedCross(nn.Module):
 
     def forward(self, c0_BD: Tensor, c_BD: Tensor) -> tuple[Tensor, Tensor]:
         """[B, D], [B, D] -> c' [B, D] and the open share of its gate [B, D]."""
-        open_BD = self.gate(c_BD).sigmoid()
-        return torch.addcmul(c_BD, c0_BD, self.cross(c_BD) * open_BD), open_BD
+        return self.step(c0_BD, c_BD, self.cross(c_BD), self.gate(c_BD))
+
+    def step(self, c0_BD: Tensor, c_BD: Tensor, u_BD: Tensor, gate_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """The same from what both maps make of c: u = W c + b and G c."""
+        open_BD = gate_BD.sigmoid()
+        return torch.addcmul(c_BD, c0_BD, u_BD * open_BD), open_BD
 
 
 @final
@@ -51,6 +57,24 @@ class GatedCrossNet(nn.Module):
         for layer in self.layers:
             c_BD, _ = layer(c0_BD, c_BD)
         return c_BD
+
+    def first(self, x_BC: Tensor, columns: Columns = ALL) -> Tensor:
+        """[W_0 x, G_0 x] of some columns of the block, [B, C] -> [B, 2 D]; the sum over all is what `after` takes."""
+        layer = self._layer(0)
+        maps = (F.linear(x_BC, weight_DD[:, columns]) for weight_DD in (layer.cross.weight, layer.gate.weight))
+        return torch.cat(list(maps), dim=1)
+
+    def after(self, z_BH: Tensor, c0_BD: Tensor) -> Tensor:
+        """[W_0 c_0, G_0 c_0] [B, 2 D] and c_0 [B, D] -> [B, D]."""
+        u_BD, gate_BD = z_BH.chunk(2, dim=1)
+        layer = self._layer(0)
+        c_BD, _ = layer.step(c0_BD, c0_BD, u_BD + layer.cross.bias, gate_BD)
+        for place in range(1, len(self.layers)):
+            c_BD, _ = self._layer(place)(c0_BD, c_BD)
+        return c_BD
+
+    def _layer(self, place: int) -> GatedCross:
+        return cast(GatedCross, self.layers[place])
 
     def matrices(self) -> Tensor:
         """W of each layer, [L, D, D]."""

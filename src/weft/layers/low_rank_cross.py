@@ -2,7 +2,7 @@
 
 Weights of all layers and experts are stacked, one tensor of a kind.
 
-Dimension key: B rows, D width, R rank, K experts, N experts times rank, L layers.
+Dimension key: B rows, D width, C of its columns, R rank, K experts, N experts times rank, L layers.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weft.layers.mlp import ALL, Columns
 from weft.layers.precision import lowered
 
 Gate = Literal["softmax", "sigmoid", "constant"]
@@ -59,9 +60,18 @@ class LowRankCrossNet(nn.Module):
 
     def forward(self, x0_BD: Tensor) -> Tensor:
         """[B, D] -> [B, D]."""
-        x0_BD = x_BD = lowered(x0_BD)
-        weights = (lowered(weight).unbind() for weight in (self.down, self.up, self.bias))
-        for down_RD, up_DR, bias_D in zip(*weights, strict=True):
+        x0_BD = lowered(x0_BD)
+        return self.after(self.first(x0_BD), x0_BD)
+
+    def first(self, x_BC: Tensor, columns: Columns = ALL) -> Tensor:
+        """V_0^T x of some columns of the block, [B, C] -> [B, R]; the sum over all columns is what `after` takes."""
+        return F.linear(x_BC, self.down[0][:, columns])
+
+    def after(self, z_BR: Tensor, x0_BD: Tensor) -> Tensor:
+        """V_0^T x_0 [B, R] and x_0 [B, D] -> [B, D]."""
+        down, up, bias = (lowered(weight).unbind() for weight in (self.down, self.up, self.bias))
+        x_BD = torch.addcmul(x0_BD, x0_BD, F.linear(z_BR, up[0], bias[0]))
+        for down_RD, up_DR, bias_D in zip(down[1:], up[1:], bias[1:], strict=True):
             x_BD = torch.addcmul(x_BD, x0_BD, F.linear(F.linear(x_BD, down_RD), up_DR, bias_D))
         return x_BD
 
@@ -120,7 +130,21 @@ class MixCrossNet(nn.Module):
         """[B, D] -> [B, D]."""
         x0_BD = x_BD = lowered(x0_BD)
         for layer in self._layers():
-            x_BD, _ = self._step(layer, x0_BD, x_BD)
+            x_BD, _ = self._step(layer, x0_BD, x_BD, layer.inside(x_BD))
+        return x_BD
+
+    def first(self, x_BC: Tensor, columns: Columns = ALL) -> Tensor:
+        """[V^T x, the gates' w · x] of the first layer and some columns of the block, [B, C] -> [B, N + K].
+
+        The sum over all columns is what `after` takes.
+        """
+        return next(self._layers()).inside(x_BC, columns)
+
+    def after(self, z_BH: Tensor, x0_BD: Tensor) -> Tensor:
+        """What `first` gives of x_0 [B, N + K] and x_0 [B, D] -> [B, D]."""
+        x_BD = x0_BD
+        for place, layer in enumerate(self._layers()):
+            x_BD, _ = self._step(layer, x0_BD, x_BD, layer.inside(x_BD) if place else z_BH)
         return x_BD
 
     @torch.no_grad()
@@ -129,7 +153,7 @@ class MixCrossNet(nn.Module):
         matrices: list[Tensor] = []
         x_BD = x0_BD
         for layer in self._layers():
-            x_BD, gate_BK = self._step(layer, x0_BD, x_BD)
+            x_BD, gate_BK = self._step(layer, x0_BD, x_BD, layer.inside(x_BD))
             through_KDD = layer.up_KRD.transpose(1, 2) @ layer.core_KRR @ layer.down_KRD
             matrices.append(torch.einsum("k,kij->ij", gate_BK.mean(0).to(through_KDD.dtype), through_KDD))
         return torch.stack(matrices)
@@ -142,11 +166,9 @@ class MixCrossNet(nn.Module):
         for down, core, up, bias, gate in zip(*weights, gates, strict=True):
             yield _Layer(down, core, up, bias, gate)
 
-    def _step(self, layer: "_Layer", x0_BD: Tensor, x_BD: Tensor) -> tuple[Tensor, Tensor]:
+    def _step(self, layer: "_Layer", x0_BD: Tensor, x_BD: Tensor, inside_BN: Tensor) -> tuple[Tensor, Tensor]:
         """x_{l+1} and the gates, [B, K] or the same for all rows [1, K]."""
         experts, rank, _ = layer.down_KRD.shape
-        down_ND = layer.down_KRD.flatten(0, 1)
-        inside_BN = F.linear(x_BD, down_ND if layer.gate_KD is None else torch.cat([down_ND, layer.gate_KD]))
         first_BN, gate_BK = inside_BN[:, : experts * rank], self._gates(inside_BN[:, experts * rank :], experts)
         first_KBR = self._activation(first_BN).view(-1, experts, rank).transpose(0, 1)
         second_BKR = self._activation(torch.bmm(first_KBR, layer.core_KRR.transpose(1, 2))).transpose(0, 1)
@@ -169,3 +191,9 @@ class _Layer(NamedTuple):
     up_KRD: Tensor
     bias_D: Tensor
     gate_KD: Tensor | None
+
+    def inside(self, x_BC: Tensor, columns: Columns = ALL) -> Tensor:
+        """What the way down and the gates make of some columns [B, C] of x_l, [B, N + K]."""
+        down_ND = self.down_KRD.flatten(0, 1)
+        weight_ND = down_ND if self.gate_KD is None else torch.cat([down_ND, self.gate_KD])
+        return F.linear(x_BC, weight_ND[:, columns])

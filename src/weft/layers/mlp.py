@@ -1,6 +1,6 @@
 """Deep parts: linear maps with the initialisation of the recipe, a multi-layer perceptron, and the output head.
 
-Dimension key: B rows, D width in, H width out, T outputs.
+Dimension key: B rows, D width in, C of its columns, H width out, T outputs.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +14,9 @@ from torch.autograd.function import once_differentiable
 
 from weft.layers import native
 from weft.layers.dropout import Dropout
+
+Columns = Tensor | slice
+ALL = slice(None)
 
 Activation = Literal["relu", "tanh", "sigmoid", "gelu", "silu", "leaky_relu"]
 
@@ -90,6 +93,26 @@ class MLP(nn.Module):
         """[B, D] -> [B, H]."""
         h_BH: Tensor = self.layers(x_BD)
         return h_BH
+
+    def first(self, x_BC: Tensor, columns: Columns = ALL) -> Tensor:
+        """The first linear map of some columns of the input, without its bias, [B, C] -> [B, H_1].
+
+        The sum over all columns is what `after` takes. An MLP without hidden layers has no first map.
+        """
+        return F.linear(x_BC, self._first().weight[:, columns])
+
+    def after(self, z_BH: Tensor) -> Tensor:
+        """[B, H_1], the first linear map without its bias, -> [B, H]; may overwrite it."""
+        bias_H, (_, *others) = self._first().bias, self.layers
+        z_BH = z_BH if bias_H is None else z_BH + bias_H
+        for layer in others:
+            z_BH = layer(z_BH)
+        return z_BH
+
+    def _first(self) -> nn.Linear:
+        layer = self.layers[0]
+        assert isinstance(layer, nn.Linear)
+        return layer
 
 
 class _Product(torch.autograd.Function):

@@ -48,6 +48,20 @@ def set_of(offsets: Tensor) -> Tensor:
     return torch.repeat_interleave(torch.arange(len(offsets) - 1, device=offsets.device), offsets.diff())
 
 
+def filled(rows_VE: Tensor, offsets: Tensor) -> Tensor:
+    """The rows of each set, filled up with zeros to the longest one: [V, ...] -> [B, L, ...].
+
+    >>> filled(torch.tensor([1.0, 3.0, 8.0]), torch.tensor([0, 2, 2, 3])).tolist()
+    [[1.0, 3.0], [0.0, 0.0], [8.0, 0.0]]
+    """
+    set_V, lengths = set_of(offsets), offsets.diff()
+    place_V = torch.arange(len(rows_VE), device=offsets.device) - offsets[set_V]
+    longest = int(lengths.max()) if len(lengths) else 0
+    filled_BLE = rows_VE.new_zeros(len(lengths), longest, *rows_VE.shape[1:])
+    filled_BLE[set_V, place_V] = rows_VE
+    return filled_BLE
+
+
 def _largest(rows_VE: Tensor, offsets: Tensor, weights_V: Tensor) -> Tensor:
     shown_VE = rows_VE.masked_fill((weights_V == 0)[:, None], -torch.inf)
     largest_BE = torch.segment_reduce(shown_VE, "max", offsets=offsets, axis=0, initial=-torch.inf)

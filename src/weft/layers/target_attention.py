@@ -6,7 +6,8 @@ Differs: the unit reads [e, v, e * v], as the authors' code does (which adds e -
 v), not the outer product of the text. PReLU, not Dice, whose value hangs on the other rows of the batch. The output
 bias starts at one, so that training starts from the plain sum: at zero, small vectors would hardly move.
 
-Dimension key: B rows of a batch, V values of a history field, E width, H width of the hidden layer.
+Dimension key: B rows of a batch, V values of a history field, E width, H width of the hidden layer, L longest history,
+N candidates.
 """
 
 from typing import final
@@ -54,3 +55,14 @@ class TargetAttention(nn.Module):
             target_BE: The vector of each row's candidate.
         """
         return pool(rows_VE, offsets, known_V * self.weights(rows_VE, offsets, target_BE), "sum")
+
+    def over(self, past_BLE: Tensor, known_BL: Tensor, target_NE: Tensor) -> Tensor:
+        """The weighted sums [N, E] of histories filled up to one length, and of one history (B = 1) for N candidates.
+
+        W e, W v and W (e * v) are added up, so that what one history gives is not computed for each candidate.
+        """
+        own_EH, target_EH, both_EH = self.hidden.weight.T.chunk(3)
+        past_BLH = past_BLE @ own_EH + self.hidden.bias
+        z_NLH = (past_BLE * target_NE[:, None]) @ both_EH + past_BLH + (target_NE @ target_EH)[:, None]
+        weight_NL1: Tensor = self.slope * self.out(z_NLH) + (1 - self.slope) * self.out(z_NLH.relu())
+        return ((known_BL * weight_NL1[..., 0])[:, None] @ past_BLE)[:, 0]

@@ -1,6 +1,6 @@
 """Cross layers with one weight vector each, of DCN (flat family: [B, D] -> [B, D]).
 
-Dimension key: B rows, D width, L layers.
+Dimension key: B rows, D width, C of its columns, L layers.
 """
 
 from typing import final
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weft.layers.mlp import ALL, Columns
 from weft.layers.precision import lowered
 
 
@@ -39,7 +40,15 @@ class VectorCrossNet(nn.Module):
     def forward(self, x0_BD: Tensor) -> Tensor:
         """[B, D] -> [B, D]."""
         x0_BD = lowered(x0_BD)
-        product_BL = F.linear(x0_BD, self.weight).to(self.weight.dtype)
+        return self.after(self.first(x0_BD), x0_BD)
+
+    def first(self, x_BC: Tensor, columns: Columns = ALL) -> Tensor:
+        """All x · w_l of some columns of the block, [B, C] -> [B, L]; the sum over all is what `after` takes."""
+        return F.linear(x_BC, self.weight[:, columns])
+
+    def after(self, product_BL: Tensor, x0_BD: Tensor) -> Tensor:
+        """x_0 · w_l [B, L] and x_0 [B, D] -> [B, D]."""
+        product_BL = product_BL.to(self.weight.dtype)
         shared_LD = self.bias.cumsum(0)
         shift_L = ((shared_LD - self.bias) * self.weight).sum(1)
         multiple_B = torch.ones_like(product_BL[:, 0])
