@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from weft.batch import Batch, DenseField, Field, Fields, Ragged
+from weft.batch import Batch, DenseField, Field, Fields, Graph, Ragged
 from weft.errors import Unsupported
 
 FIELDS = Fields(
@@ -116,3 +116,34 @@ def test_to_moves_every_tensor() -> None:
 def test_a_batch_is_frozen() -> None:
     with pytest.raises(AttributeError):
         batch().ids = torch.zeros(1, 1)  # type: ignore[misc]
+
+
+def graph(**changes: object) -> Graph:
+    plain = {"users": 4, "items": 5, "edges": torch.tensor([[2, 3, 3], [4, 2, 4]])}
+    return Graph(**{**plain, **changes})
+
+
+def test_links_of_a_graph_go_both_ways_users_before_items() -> None:
+    row, column = graph().links()
+    assert list(zip(row.tolist(), column.tolist(), strict=True)) == [(2, 8), (3, 6), (3, 8), (6, 3), (8, 2), (8, 3)]
+
+
+def test_friends_link_users_once_in_whatever_order_they_come() -> None:
+    plain = graph(edges=torch.zeros(2, 0, dtype=torch.int64))
+    known = graph(edges=plain.edges, friends=torch.tensor([[2, 3, 2], [3, 2, 3]]))
+    assert [part.tolist() for part in known.links()] == [[2, 3], [3, 2]]
+    assert len(plain.links()[0]) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"edges": torch.tensor([[1], [2]])}, r"`edges` must hold ids from 2 to 3, got 1 to 1"),
+        ({"edges": torch.tensor([[2], [5]])}, r"`edges` must hold ids from 2 to 4, got 5 to 5"),
+        ({"friends": torch.tensor([[2], [4]])}, r"`friends` must hold ids from 2 to 3, got 4 to 4"),
+        ({"edges": torch.tensor([2, 3])}, r"`edges` must be \[2, M\] int64, got \[2\] torch.int64"),
+    ],
+)
+def test_a_graph_refuses_what_no_catalogue_has(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        graph(**changes)

@@ -1,6 +1,6 @@
-"""What crosses from data to models: `Batch` and `Ragged` (tensors), `Fields` (what a model must know of a store).
+"""What crosses from data to models: `Batch`, `Ragged`, `Graph` (tensors), `Fields` (what a model must know of a store).
 
-Dimension key: B rows, F id fields, D dense columns, T labels, V values of a ragged field.
+Dimension key: B rows, F id fields, D dense columns, T labels, V values of a ragged field, M edges, S friends, L links.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -194,5 +194,74 @@ class Batch:
             ragged={name: value for name, value in self.ragged.items() if name in names},
         )
 
+    def whole(self, all_fields: Fields, *sides: str) -> "Batch":
+        """Rows of some sides as rows of all fields, what `of` takes away being missing: padding, zero, empty."""
+        n, names = len(self), {f.name for f in all_fields.ragged if f.side in sides}
+        ids = self.ids.new_zeros(n, len(all_fields.ids))
+        ids[:, [i for i, f in enumerate(all_fields.ids) if f.side in sides]] = self.ids
+        dense = self.dense.new_zeros(n, len(all_fields.dense))
+        dense[:, [i for i, f in enumerate(all_fields.dense) if f.side in sides]] = self.dense
+        empty = Ragged(self.ids.new_zeros(0), torch.zeros(n + 1, dtype=torch.int64, device=self.ids.device))
+        ragged = {f.name: self.ragged[f.name] if f.name in names else empty for f in all_fields.ragged}
+        return replace(self, ids=ids, dense=dense, ragged=ragged)
+
 
 _COLUMNS = tuple(f.name for f in fields(Batch) if f.name not in ("ragged", "negatives"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graph:
+    """Who had what in the train rows, and who knows whom: ids of the catalogues, padding and unknown left out.
+
+    Its nodes are the users, then the items: user u is node u, item i is node `users + i`.
+
+    Attributes:
+        users: Number of ids of the user catalogue.
+        items: Number of ids of the item catalogue.
+        edges: [2, M] int64, users and items of the relevant train rows, each pair once.
+        friends: [2, S] int64, pairs of users in either order; None where nothing is known of them.
+        user_rows: The user's side of every user, row i being id i.
+        item_rows: The item's side of every item, row i being id i.
+    """
+
+    users: int
+    items: int
+    edges: Tensor
+    friends: Tensor | None = None
+    user_rows: Batch | None = None
+    item_rows: Batch | None = None
+
+    def __post_init__(self) -> None:
+        _check_pairs("edges", self.edges, self.users, self.items)
+        if self.friends is not None:
+            _check_pairs("friends", self.friends, self.users, self.users)
+
+    @property
+    def nodes(self) -> int:
+        """Users and items together."""
+        return self.users + self.items
+
+    def links(self) -> tuple[Tensor, Tensor]:
+        """Rows [L] and columns [L] of the symmetric matrix of ones over the nodes, sorted, each place once.
+
+        >>> links = Graph(users=3, items=3, edges=torch.tensor([[2], [2]])).links()
+        >>> [part.tolist() for part in links]
+        [[2, 5], [5, 2]]
+        """
+        user_M, item_M = self.edges
+        pairs = [torch.stack([user_M, item_M + self.users])]
+        pairs += [] if self.friends is None else [self.friends]
+        one_2L = torch.cat(pairs, dim=1)
+        row_L, column_L = torch.cat([one_2L, one_2L.flip(0)], dim=1)
+        place_L = torch.unique(row_L * self.nodes + column_L)
+        return place_L // self.nodes, place_L % self.nodes
+
+
+def _check_pairs(name: str, pairs: Tensor, first: int, second: int) -> None:
+    if pairs.dtype != torch.int64 or pairs.dim() != 2 or len(pairs) != 2:
+        raise ValueError(f"`{name}` must be [2, M] int64, got {list(pairs.shape)} {pairs.dtype}")
+    for ids_M, count in zip(pairs, (first, second), strict=True):
+        if len(ids_M) and not FIRST_ID <= int(ids_M.min()) <= int(ids_M.max()) < count:
+            raise ValueError(
+                f"`{name}` must hold ids from {FIRST_ID} to {count - 1}, got {int(ids_M.min())} to {int(ids_M.max())}"
+            )

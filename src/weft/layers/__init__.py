@@ -12,14 +12,17 @@ from weft.layers.fm import pairwise
 from weft.layers.gated_cross import GatedCrossNet
 from weft.layers.low_rank_cross import LowRankCrossNet, MixCrossNet
 from weft.layers.mlp import MLP, Head, linear
+from weft.layers.ngcf import NGCFLayer
 from weft.layers.numeric import Numeric
 from weft.layers.pooling import pool
 from weft.layers.position import KnownCurve, ShallowTower, both
 from weft.layers.precision import lowered
 from weft.layers.propagation import Propagation, mean_weights, symmetric_weights
+from weft.layers.sage import SAGELayer
 from weft.layers.slot_linear import SlotLinear
 from weft.layers.target_attention import TargetAttention
 from weft.layers.vector_cross import VectorCrossNet
+from weft.layers.walks import visited
 
 __all__ = [
     "MLP",
@@ -42,8 +45,10 @@ __all__ = [
     "LowRankCrossNet",
     "MixCrossNet",
     "MixtureOfExperts",
+    "NGCFLayer",
     "Numeric",
     "Propagation",
+    "SAGELayer",
     "ShallowTower",
     "Slice",
     "SlotConvolution",
@@ -61,4 +66,5 @@ __all__ = [
     "rows_of",
     "sum_duplicates",
     "symmetric_weights",
+    "visited",
 ]
