@@ -57,6 +57,19 @@ def test_kinds_are_true(name: str) -> None:
     assert isinstance(model, Source) == ("source" in kinds)
 
 
+@pytest.mark.parametrize("name", names())
+def test_phases_are_true(name: str) -> None:
+    """What can search or propose generates candidates and can rank given ones too; the last phase needs features."""
+    known = entry(name)
+    phases = set(known.phases)
+    searches = bool({"retriever", "source"} & set(known.kinds))
+    assert ("candidate generation" in phases) == searches
+    assert "ranking" in phases or (phases == {"final ranking"} and not searches)
+    if "final ranking" in phases:
+        assert "ranker" in known.kinds
+        assert not getattr(known.model, "roles_only", False)
+
+
 def test_an_unknown_model_names_its_neighbours() -> None:
     with pytest.raises(ConfigError, match=r"no model named 'dcnv2'; did you mean dcn_v2 or dcn\?"):
         create("dcnv2", Fields())

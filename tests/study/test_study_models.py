@@ -96,7 +96,7 @@ def test_a_common_preset_and_that_of_the_model_are_shown_as_one() -> None:
     assert found["train.epochs"] == 100
 
 
-def test_each_model_stands_below_the_last_phase_that_it_serves() -> None:
+def test_each_model_stands_below_the_phase_that_it_is_made_for() -> None:
     groups = by_phase(names())
     assert list(groups) == [phase for phase in PHASES if phase in groups]
     assert sorted(found.name for entries in groups.values() for found in entries) == [*names()]
@@ -105,6 +105,7 @@ def test_each_model_stands_below_the_last_phase_that_it_serves() -> None:
         years = [found.year for found in entries]
         assert years == sorted(years)
     assert "dcn_v2" in [found.name for found in groups["final ranking"]]
+    assert {"mf", "item_knn"} <= {found.name for found in groups["candidate generation"]}
 
 
 def test_the_page_is_what_the_registry_says() -> None:

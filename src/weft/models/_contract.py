@@ -142,6 +142,15 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class ScoresAll(Protocol):
+    """Scores the whole catalogue for users that it knows by their ids, cheaper than row by row."""
+
+    def scores(self, user_U: Tensor) -> Tensor:
+        """The scores [U, I] of all items, the same as those of rows."""
+        ...
+
+
 def score(model: nn.Module, batch: Batch) -> Tensor:
     """Logits [B] or [B, T] of a ranker; of a retriever, the dot products [B]."""
     if isinstance(model, Retriever):

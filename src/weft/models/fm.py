@@ -22,7 +22,7 @@ from weft.models._slot_maps import dot_map, names_of
 @register(
     "fm",
     kinds=("ranker",),
-    phases=("candidate generation", "ranking"),
+    phases=("ranking",),
     paper="Rendle, ICDM 2010, Factorization Machines",
     url="https://doi.org/10.1109/ICDM.2010.127",
     year=2010,

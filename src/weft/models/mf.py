@@ -21,7 +21,7 @@ from weft.models._search import Choice, Space
 @register(
     "mf",
     kinds=("retriever",),
-    phases=("candidate generation",),
+    phases=("candidate generation", "ranking"),
     paper="Koren, Bell and Volinsky, IEEE Computer 2009, Matrix Factorization Techniques for Recommender Systems",
     url="https://doi.org/10.1109/MC.2009.263",
     year=2009,

@@ -22,7 +22,8 @@ from weft.train.recipe import PRESETS, Recipe
 
 PHASES = ("candidate generation", "ranking", "final ranking")
 OF_PHASE = {
-    "candidate generation": "Find some hundred items out of all of them, fast.",
+    "candidate generation": "Find some hundred items out of all of them, fast; in a small catalogue any model can, "
+    "scoring every item.",
     "ranking": "Score hundreds of candidates for a user with more features.",
     "final ranking": "Order the last tens as well as can be; a row may cost more.",
 }
@@ -87,9 +88,9 @@ def in_words(dimension: Range | Choice) -> str:
 
 
 def by_phase(wanted: Iterable[str]) -> dict[str, list[Entry]]:
-    """Models under the last phase that each serves, older ones first."""
-    entries = sorted((entry(name) for name in wanted), key=lambda e: (PHASES.index(_last(e)), e.year, e.name))
-    return {phase: list(found) for phase, found in groupby(entries, key=_last)}
+    """Models under the phase that each is made for, older ones first."""
+    entries = sorted((entry(name) for name in wanted), key=lambda e: (PHASES.index(_home(e)), e.year, e.name))
+    return {phase: list(found) for phase, found in groupby(entries, key=_home)}
 
 
 def render_models(console: Console, *, as_json: bool) -> None:
@@ -140,8 +141,8 @@ def models_page() -> str:
         f"<!-- Written from the registry by `{WRITER}`; change the model's file, not this page. -->",
         "",
         "`weft train STORE --model NAME` trains a model, `weft compare STORE --models all` finds out which one is best",
-        "on your data, and `weft models NAME` shows every option. Each model stands below the last phase of a",
-        "recommender that it is made for.",
+        "on your data, and `weft models NAME` shows every option. Each model stands below the phase of a",
+        "recommender that it is made for: models that can search below candidate generation, others below their last.",
         "",
         "## Which one",
     ]
@@ -157,8 +158,10 @@ def models_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _last(found: Entry) -> str:
-    return max(found.phases, key=PHASES.index)
+def _home(found: Entry) -> str:
+    """Candidate generation for a model that can search, which few can; else the last phase that it serves."""
+    searches = PHASES[0] in found.phases
+    return PHASES[0] if searches else max(found.phases, key=PHASES.index)
 
 
 def _title(phase: str) -> str:
