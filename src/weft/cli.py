@@ -316,39 +316,79 @@ def predict(
     _say(f"wrote {rows:,} scored rows to {out}")
 
 
+def bundle(
+    runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN")],
+    /,
+    *,
+    out: str,
+    pipeline: str | None = None,
+    calibrate: Literal["isotonic", "platt"] | None = None,
+    train_state: bool = True,
+    store: str | None = None,
+    json: bool = False,
+) -> None:
+    """Put trained runs of one store and the pipeline that they serve in into one folder.
+
+    Example: weft bundle runs/two_tower runs/item_knn runs/dcn_v2 --pipeline playlist.toml --out bundles/playlist
+
+    Args:
+        runs: Run folders; in the pipeline a run goes by its folder's name, or by its model's where that says which.
+        out: The bundle to write.
+        pipeline: A TOML file; without it retrievers and sources propose, and rankers rank in the order given.
+        calibrate: Make scores probabilities, fitted on the validation rows.
+        train_state: Keep the optimizers' state, from which training can go on.
+        store: The store, if it was moved since training.
+        json: Print the manifest as one JSON object.
+    """
+    from weft.recommend.bundle import bundle as make_bundle
+
+    made = make_bundle(runs, out, pipeline=pipeline, store=store, calibrate=calibrate, train_state=train_state)
+    if json:
+        _print_json(made.manifest)
+        return
+    _say(f"wrote {out}: {made.summary()}; next: weft recommend {out} --user ID")
+
+
 def recommend(
-    run: RunPath,
+    run: Annotated[Positional[str], arg(metavar="RUN|BUNDLE")],
     /,
     *,
     user: str | None = None,
     users: str | None = None,
     k: Annotated[int, arg(aliases=["-k"])] = 10,
     seen: Literal["hide", "allow", "window"] | None = None,
+    context: tuple[str, ...] = (),
+    trace: bool = False,
     store: str | None = None,
     json: bool = False,
 ) -> None:
-    """The k best items of the whole catalogue for one user or many.
+    """The k best items of a run over the whole catalogue, or of a bundle's pipeline, for one user or many.
 
-    Example: weft recommend runs/dcn --user 42 -k 10
+    Example: weft recommend bundles/playlist --user 42 -k 30 --context hour=8 device=phone --trace
 
     Args:
-        run: A run folder.
+        run: A run or a bundle.
         user: An external user id; an unknown one gets the popular items, marked as such.
-        users: A text file with one user id a line; one JSON object a line is printed.
+        users: A text file with one user id a line; one JSON object a line is printed as users are read.
         k: How many items.
-        seen: What happens to items that the user has had; the schema's protocol without this.
-        store: The store, if it was moved since training.
+        seen: What happens to items that the user has had; the pipeline's or the schema's own without this.
+        context: Features of the request as name=value, with --user.
+        trace: Tell what each stage did and how long it took, and why each item is there, with --user.
+        store: The store of a run, if it was moved since training.
         json: Print JSON.
     """
-    from weft.recommend.recommender import Recommender, render, user_lines
+    from weft.recommend.commands import parse_context, print_many
+    from weft.recommend.recommender import Recommender, render
 
+    if (user is None) == (users is None):
+        raise ConfigError("give either --user ID or --users FILE")
     recommender = Recommender.load(run, store=store)
-    wanted = user_lines(user, users)
-    for answer in recommender.recommend_many(wanted, k=k, seen=seen):
-        if json or users is not None:
-            _print_json(answer)
-        else:
-            render(answer, _console())
+    if user is None:
+        print_many(recommender, str(users), k=k, seen=seen, out=sys.stdout, console=_console(stderr=True))
+        return
+    values = parse_context(context, recommender.schema)
+    answer = recommender.recommend(user, k=k, seen=seen, context=values or None, trace=trace)
+    _print_json(answer) if json else render(answer, _console())
 
 
 def explain(
@@ -425,6 +465,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "compare": compare,
     "predict": predict,
+    "bundle": bundle,
     "recommend": recommend,
     "explain": explain,
     "dimensions": dimensions,

@@ -159,9 +159,14 @@ class SavedRun:
 
     def load_model(self) -> nn.Module:
         """The model with its best weights, in evaluation mode, on the CPU."""
-        model = registry.create(self.config.model, self.fields, self.config.options)
-        model.load_state_dict(load_file(self.path / WEIGHTS))
-        return model.eval()
+        return load_model(self.path, self.config, self.fields)
+
+
+def load_model(folder: Path, config: RunConfig, fields: Fields) -> nn.Module:
+    """The model whose weights lie in a folder, in evaluation mode, on the CPU."""
+    model = registry.create(config.model, fields, config.options)
+    model.load_state_dict(load_file(folder / WEIGHTS))
+    return model.eval()
 
 
 def read_config(folder: Path) -> RunConfig:

@@ -36,8 +36,40 @@ class Scorer:
         intercept: Added to every score.
     """
 
-    def __init__(self, model: nn.Module, transforms: Transforms, items: Rows, *, intercept: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        transforms: Transforms,
+        items: Rows,
+        *,
+        intercept: float = 0.0,
+        parts: dict[str, Tensor] | None = None,
+    ) -> None:
         self.model, self.transforms, self.items, self.intercept = served(model), transforms, items, intercept
+        self.parts = parts
+
+    def with_transforms(self, transforms: Transforms) -> "Scorer":
+        """The same with newer history."""
+        return Scorer(self.model, transforms, self.items, intercept=self.intercept)
+
+    def with_items(self, items: Rows, order: Ids) -> "Scorer":
+        """The same over another catalogue, whose row i is the old row order[i] where there is one, else new."""
+        return Scorer(self.model, self.transforms, items, intercept=self.intercept)
+
+    def user_vectors(self, users: Rows, times: Times | None = None) -> Scores:
+        """A retriever's vectors [U, E] of user rows, as of each row's time (None: now)."""
+        assert isinstance(self.model, Retriever)
+        return self._finite(self._vectors(self.model.user_vectors, self.transforms.as_of(users, time=times)))
+
+    def item_vectors(self) -> Scores:
+        """A retriever's vectors [I, E] of the catalogue, as of now."""
+        return self._items_now
+
+    def one(self, user: Rows, items: Ids, *, time: int | None = None) -> Scores:
+        """Score some items for one user row: ids [C] to scores [C]."""
+        times = None if time is None else np.array([time])
+        scores: Scores = self.candidates(user, items[None], times)[0]
+        return scores
 
     def catalogue(self, users: Rows, times: Times | None = None) -> Scores:
         """Score every item of the catalogue for each user row: [U, I], as of each row's time (None: now).

@@ -15,7 +15,8 @@ import camps_for_tests as camp
 import weft
 from weft.data.store import Store
 from weft.errors import ConfigError, DataError, Unsupported
-from weft.recommend.recommender import Item, Recommendation, Recommender, render, user_lines
+from weft.recommend.commands import user_lines
+from weft.recommend.recommender import Item, Recommendation, Recommender, render
 from weft.runs import SavedRun
 from weft.schema import Categorical, Label, Protocol, Roles, Schema
 from weft.transforms.columns import from_values
@@ -156,13 +157,9 @@ def test_the_busiest_user(recommender: Recommender) -> None:
 def test_the_users_of_a_command(tmp_path: Path) -> None:
     path = tmp_path / "users.txt"
     path.write_text("7\n\n  nobody \n7\n", encoding="utf-8")
-    assert user_lines(None, str(path)) == ["7", "nobody", "7"]
-    assert user_lines("7", None) == ["7"]
-    for user, users in ((None, None), ("7", str(path))):
-        with pytest.raises(ConfigError, match="either --user ID or --users FILE"):
-            user_lines(user, users)
+    assert list(user_lines(str(path))) == ["7", "nobody", "7"]
     with pytest.raises(DataError, match="one id a line"):
-        user_lines(None, str(tmp_path / "nothing.txt"))
+        list(user_lines(str(tmp_path / "nothing.txt")))
 
 
 def test_a_list_is_printed_with_what_was_had_before() -> None:

@@ -175,6 +175,10 @@ class Transforms:
         )
         return self._with_made(rows, mixed, self._moments(time, n)) if mixed else rows
 
+    def user_side(self, users: Rows, *, context: Rows | None = None, time: int | Ints | None = None) -> Rows:
+        """Rows of users and their context as `join` makes them, with every column of the item and of the pair missing."""
+        return self.join(users, self._no_item, context=context, time=time)
+
     # Fitting
 
     def history_events(self, table: RawTable, *, time: Ints | None = None) -> dict[str, Events]:
@@ -489,6 +493,10 @@ class Transforms:
     @cached_property
     def _no_context(self) -> Rows:
         return self.encode_side(from_values(self.schema, [{}]), "context")
+
+    @cached_property
+    def _no_item(self) -> Rows:
+        return self.encode_side(from_values(self.schema, [{}]), "item")
 
     # Small things
 
