@@ -28,10 +28,14 @@ def test_the_report_has_the_keys_that_are_promised(camp_runs: dict[str, SavedRun
     assert all(set(value) == {"value", "low", "high", "count"} for value in found["metrics"].values())
     assert (found["model"], found["data"], found["split"]) == ("dcn_v2", "camps", "test")
     assert found["parameters"] == sum(p.numel() for p in camp_runs["dcn_v2"].load_model().parameters())
-    assert found["notes"] == ["1 relevant rows of users that training does not know are left out"]
+    assert found["notes"] == [
+        "1 relevant rows of users that training does not know are left out",
+        "3 relevant items are new to training: those of the catalogue are ranked by their features, others are missed",
+    ]
     assert found["metrics"]["ndcg@6"]["count"] == camp.USERS
     assert {name.split("@")[0] for name in found["metrics"]} == {
-        *("recall", "ndcg", "hr", "precision", "map", "mrr", "novelty", "coverage")
+        *("recall", "ndcg", "hr", "precision", "map", "mrr", "novelty", "coverage"),
+        *("new.recall", "new.ndcg", "seen.recall", "seen.ndcg"),
     }
 
 

@@ -51,8 +51,10 @@ def strangers(ranked: Ranked, model: nn.Module) -> tuple[str, ...]:
     count = int(ranked.new.sum())
     if not count:
         return ()
-    how = "all with the score of an unknown item, since it knows ids only" if roles_only(model) else "by their features"
-    return (f"{count:,} relevant items are new to training; the model ranks them {how}",)
+    how = "all with the score of an unknown item, since the model knows ids only"
+    how = how if roles_only(model) else "by their features"
+    known = f"those of the catalogue are ranked {how}, others are missed"
+    return (f"{count:,} relevant items are new to training: {known}",)
 
 
 def by_novelty(ranked: Ranked, counts: Ints, protocol: Protocol) -> dict[str, Floats]:

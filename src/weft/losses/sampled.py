@@ -49,7 +49,7 @@ def refined_softmax(positive_B: Tensor, negative_BC: Tensor, weight_B: Tensor | 
 
 
 def corrected(logit: Tensor, log_q: Tensor) -> Tensor:
-    """The logits less log q, the correction for how items are drawn: what comes often by chance must not count for more.
+    """The logits less log q, the correction for how items are drawn: what comes often by chance counts less.
 
     >>> corrected(torch.zeros(2), torch.tensor([0.5, 0.01]).log()).tolist()[0] < 1
     True
@@ -82,12 +82,13 @@ def twins(item_C: Tensor) -> Tensor:
     >>> twins(torch.tensor([5, 6, 5])).tolist()
     [2, 1, 2]
     """
-    _, place_C, count_U = item_C.unique(return_inverse=True, return_counts=True)
-    return count_U[place_C]
+    _, place_C, count_U = torch.unique(item_C, return_inverse=True, return_counts=True)
+    counted_C: Tensor = count_U[place_C]
+    return counted_C
 
 
 def _log_sum(negative_BC: Tensor) -> Tensor:
-    """The logarithm of Σ exp of each row; -inf, without a gradient that is not a number, where a row has no negative."""
+    """The logarithm of Σ exp of each row; -inf, with a gradient of zero, where a row has no negative."""
     none_B = (negative_BC == -torch.inf).all(1)
     return negative_BC.masked_fill(none_B[:, None], 0).logsumexp(1).masked_fill(none_B, -torch.inf)
 

@@ -275,7 +275,7 @@ def _joined(batches: Iterable[Batch]) -> Batch:
     parts = [batch.to("cpu") for batch in batches]
     if not parts:
         raise NotFitted("model 'gbdt' was given no row; fit it on train batches that have rows")
-    columns = {
+    columns: dict[str, Any] = {
         name: torch.cat([getattr(part, name) for part in parts])
         for name in ("ids", "dense", "label", "weight")
         if getattr(parts[0], name) is not None

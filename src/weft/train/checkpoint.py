@@ -1,6 +1,6 @@
 """Training states on disk, from which a killed run goes on as if nothing had happened.
 
-    RUN/checkpoint/12/{weights,optimizer,random}.safetensors, state.json, manifest.json
+    RUN/checkpoint/12/{weights,optimizer,loss,random}.safetensors, state.json, manifest.json
     RUN/checkpoint/latest        the number of the newest whole state
 
 A state is written to a new folder and synced; then the pointer moves; then the states nobody needs are removed. The
@@ -27,6 +27,7 @@ from weft.train.optimizers import Optimizer
 
 KIND = "checkpoint"
 WEIGHTS, OPTIMIZER, RANDOM, STATE = "weights.safetensors", "optimizer.safetensors", "random.safetensors", "state.json"
+LOSS = "loss.safetensors"  # what a loss has learned of the data, where it learns anything
 # A state is saved no more often than lets saving take this share of the time.
 SHARE_OF_TIME = 0.05
 
@@ -61,7 +62,9 @@ class Checkpoints:
         """Whether it is time to save a state in the middle of an epoch."""
         return time.monotonic() >= self._due
 
-    def save(self, state: State, model: nn.Module, optimizer: Optimizer, *, best: bool = False) -> State:
+    def save(
+        self, state: State, model: nn.Module, optimizer: Optimizer, *, loss: nn.Module | None = None, best: bool = False
+    ) -> State:
         """Save `state` as the next one, move the pointer, remove what is neither the newest nor the best."""
         started = time.monotonic()
         number = state.number + 1
@@ -71,6 +74,7 @@ class Checkpoints:
         with artifacts.new_folder(target, KIND) as folder:
             save_file(plain(model.state_dict()), folder / WEIGHTS)
             save_file(optimizer.tensors(), folder / OPTIMIZER)
+            save_file({} if loss is None else plain(loss.state_dict()), folder / LOSS)
             save_file(random_state(), folder / RANDOM)
             (folder / STATE).write_bytes(msgspec.json.encode(state))
         artifacts.write_atomic(self.folder / "latest", str(number).encode())
@@ -91,11 +95,13 @@ class Checkpoints:
         except msgspec.DecodeError as error:
             raise ArtifactError(f"{str(folder / STATE)!r} is of another version ({error}); train again") from error
 
-    def restore(self, state: State, model: nn.Module, optimizer: Optimizer) -> None:
-        """Put model, optimizer and random numbers where they were when `state` was saved."""
+    def restore(self, state: State, model: nn.Module, optimizer: Optimizer, *, loss: nn.Module | None = None) -> None:
+        """Put model, optimizer, loss and random numbers where they were when `state` was saved."""
         folder = self.folder / str(state.number)
         model.load_state_dict(load_file(folder / WEIGHTS))
         optimizer.load(load_file(folder / OPTIMIZER))
+        if loss is not None:
+            loss.load_state_dict(load_file(folder / LOSS))
         set_random_state(load_file(folder / RANDOM))
 
     def file(self, number: int, name: str) -> Path:

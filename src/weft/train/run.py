@@ -46,6 +46,8 @@ from weft.runs import (
     SavedRun,
     read_config,
 )
+from weft.schema import Label
+from weft.train import retrieval
 from weft.train.checkpoint import Checkpoints, State, plain
 from weft.train.loop import Epoch, Objective, Progress, defined
 from weft.train.loop import train as run_loop
@@ -151,6 +153,7 @@ class _Run:
     store: Store
     config: RunConfig
     recipe: Recipe
+    loss: str
     model: nn.Module
     optimizer: Optimizer
     monitor: str
@@ -161,11 +164,13 @@ class _Run:
         """Build model and optimizer, so that what cannot work is said before anything is written."""
         labels = store.schema.roles.label
         recipe = recipe_from(config.recipe)
+        loss = retrieval.loss_name(config.model, recipe)
         check_labels(labels)
         check_weights(labels, recipe.task_weights)
-        if (recipe.negatives or recipe.keep_negatives < 1) and [label.task for label in labels] != ["binary"]:
+        if loss == "task" and (recipe.negatives or recipe.keep_negatives < 1) and _tasks(labels) != ["binary"]:
             raise ConfigError("`train.negatives` and `train.keep_negatives` need one binary label; leave them out")
         model = registry.create(config.model, store.fields, config.options, seed=config.seed)
+        retrieval.check_loss(loss, model, store, recipe)
         check_position(model, store.schema.roles, recipe)
         model = model.to(choose_device(config.device))
         for text in advice(model):
@@ -179,9 +184,10 @@ class _Run:
             store=store,
             config=config,
             recipe=recipe,
+            loss=loss,
             model=model,
             optimizer=Optimizer(model, recipe),
-            monitor=monitored(labels, recipe.monitor),
+            monitor=monitored(labels, recipe.monitor) if loss == "task" else retrieval.monitored(store, recipe.monitor),
             console=console,
         )
 
@@ -210,7 +216,7 @@ class _Run:
         if state is None:
             self._start_weights(rows)
         else:
-            checkpoints.restore(state, self.model, self.optimizer)
+            checkpoints.restore(state, self.model, self.optimizer, loss=self._of_vectors)
         state = self._loop(rows, checkpoints, state or State())
         for name in (WEIGHTS, OPTIMIZER):
             _publish(checkpoints.file(state.best or state.number, name), self.folder / name)
@@ -241,13 +247,23 @@ class _Run:
                 best = isinstance(event, Epoch) and event.is_best
                 if isinstance(event, Epoch) or checkpoints.due():
                     state = replace(state, lines=log.size())
-                    state = checkpoints.save(state, self.model, self.optimizer, best=best)
+                    state = checkpoints.save(state, self.model, self.optimizer, loss=self._of_vectors, best=best)
         return state
 
     def _objective(self) -> Objective:
         recipe = self.recipe
-        plain_loss = objective(self.store.schema.roles.label, self.config.precision, recipe.task_weights)
+        plain_loss: Objective | None = self._of_vectors
+        if plain_loss is None:
+            plain_loss = objective(self.store.schema.roles.label, self.config.precision, recipe.task_weights)
         return with_row_penalty(plain_loss, recipe.l2_rows) if recipe.l2_rows else plain_loss
+
+    @cached_property
+    def _of_vectors(self) -> retrieval.RetrievalLoss | None:
+        """The loss of a retriever's vectors; None where the loss is of single rows."""
+        if self.loss == "task":
+            return None
+        loss = retrieval.RetrievalLoss(self.loss, self.recipe, self.store, self.config.precision)
+        return loss.to(choose_device(self.config.device))
 
     def _rows(self, split: str) -> Rows:
         """The rows of a split, without the features that the model does not read."""
@@ -258,26 +274,38 @@ class _Run:
         rows = self._rows("train")
         if len(rows) == 0:
             raise ConfigError(f"the store {self.config.store!r} has no train row; prepare it with another split")
+        if self.loss != "task":
+            return self._relevant(rows)
         if self.recipe.keep_negatives == 1 or rows.label is None:
             return rows
         return rows.take(keep_negatives(rows.label[:, 0], self.recipe.keep_negatives, self.config.seed))
 
+    def _relevant(self, rows: Rows) -> Rows:
+        found = retrieval.relevant_rows(rows, self.store.fields)
+        if len(found) == 0:
+            raise ConfigError(
+                f"the store {self.config.store!r} has no train row with a label of {self.store.fields.relevant:g} or "
+                "more; lower `relevant` in [protocol], or set train.loss=task"
+            )
+        return found
+
     def _loader(self, rows: Rows) -> Loader:
-        recipe = self.recipe
-        return Loader(
-            rows, recipe.batch_size, shuffle=recipe.shuffle, seed=self.config.seed, sampler=self._negative_sampler
-        )
+        recipe, seed = self.recipe, self.config.seed
+        items = None if self.loss == "task" else retrieval.item_sampler(self.loss, self.store, recipe, seed)
+        sampler = self._negative_sampler
+        return Loader(rows, recipe.batch_size, shuffle=recipe.shuffle, seed=seed, sampler=sampler, items=items)
 
     @cached_property
     def _negative_sampler(self) -> NegativeSampler | None:
-        if not self.recipe.negatives:
+        if not self.recipe.negatives or self.loss != "task":
             return None
         return NegativeSampler(self.store, self.recipe.negatives, seed=self.config.seed)
 
     def _start_weights(self, rows: Rows) -> None:
         assert rows.label is not None
-        mean_T = rows.label.mean(axis=0, dtype=np.float64) / (1 + self.recipe.negatives)
-        set_output_bias(self.model, [label.task for label in self.store.schema.roles.label], mean_T.tolist())
+        if self.loss == "task":
+            mean_T = rows.label.mean(axis=0, dtype=np.float64) / (1 + self.recipe.negatives)
+            set_output_bias(self.model, _tasks(self.store.schema.roles.label), mean_T.tolist())
         parts = self.config.options.get("pretrained")
         if parts is not None:
             _say(self.console, start_from_parts(self.model, parts, self.store.transforms, seed=self.config.seed))
@@ -299,6 +327,8 @@ class _Run:
         Without them a model that takes the order of the page for what pleases would look better than one that has told
         the two apart.
         """
+        if self.loss != "task":
+            return retrieval.validate(model, self.store, seed=self.config.seed)
         labels: list[NDArray[np.float32]] = []
 
         def batches() -> Iterator[Batch]:
@@ -321,8 +351,8 @@ class _Run:
 
     def _finish(self, state: State) -> None:
         best, negatives = state.progress, self.recipe.negatives
-        protocol = ["pointwise"]
-        protocol += [f"{negatives} sampled negatives a row"] if negatives else []
+        protocol = ["pointwise" if self.loss == "task" else retrieval.PROTOCOL]
+        protocol += [f"{negatives} sampled negatives a row"] if negatives and self.loss == "task" else []
         protocol += ["position given"] if isinstance(self.model, Position) else []
         report = RunReport(
             model=self.config.model,
@@ -336,6 +366,10 @@ class _Run:
         )
         artifacts.write_json(self.folder / REPORT, report)
         artifacts.write_json(self.folder / STATE, state)
+
+
+def _tasks(labels: Sequence[Label]) -> list[str]:
+    return [label.task for label in labels]
 
 
 def _check_weights(model: nn.Module, epoch: int) -> None:

@@ -137,7 +137,7 @@ class Rows:
         wide = {
             name: column.astype(np.int64) for name, column in columns.items() if name in ("position", "user", "item")
         }
-        tensors = {name: _tensor(column) for name, column in (columns | wide).items()}
+        tensors: dict[str, Any] = {name: _tensor(column) for name, column in (columns | wide).items()}
         ragged = {name: _ragged_tensor(values.take(rows)) for name, values in self.ragged.items()}
         return Batch(ragged=ragged, **tensors)
 
