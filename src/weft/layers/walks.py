@@ -43,7 +43,7 @@ def visited(
     degree_N = torch.bincount(row_L, minlength=nodes)
     first_N = degree_N.cumsum(0) - degree_N
     starts = degree_N.nonzero().flatten()
-    chunks = starts.split(max(1, VISITS_AT_ONCE // (walks * steps)))
+    chunks = torch.split(starts, max(1, VISITS_AT_ONCE // (walks * steps)))
     parts = []
     for chunk_C in chunks:
         start_K = chunk_C.repeat_interleave(walks)
@@ -77,7 +77,7 @@ def _walk(
 
 def _most_visited(start: Tensor, seen: Tensor, nodes: int, top: int) -> tuple[Tensor, Tensor, Tensor]:
     away = start != seen
-    pair_V, count_V = (start[away] * nodes + seen[away]).unique(return_counts=True)
+    pair_V, count_V = torch.unique(start[away] * nodes + seen[away], return_counts=True)
     order_V = count_V.argsort(descending=True, stable=True)
     order_V = order_V[(pair_V[order_V] // nodes).argsort(stable=True)]
     start_V, seen_V, count_V = pair_V[order_V] // nodes, pair_V[order_V] % nodes, count_V[order_V]
@@ -93,5 +93,5 @@ def _rank(start_V: Tensor) -> Tensor:
     >>> _rank(torch.tensor([3, 3, 7])).tolist()
     [0, 1, 0]
     """
-    _, place_V, count = start_V.unique_consecutive(return_inverse=True, return_counts=True)
+    _, place_V, count = torch.unique_consecutive(start_V, return_inverse=True, return_counts=True)
     return torch.arange(len(start_V)) - (count.cumsum(0) - count)[place_V]

@@ -18,7 +18,17 @@ from weft.models._contract import (
     unwrapped,
 )
 from weft.models._inputs import history_weights
-from weft.models._registry import Entry, config, create, entry, names, option_names, register, register_wrapper
+from weft.models._registry import (
+    Entry,
+    config,
+    create,
+    entry,
+    names,
+    option_names,
+    reads_graph,
+    register,
+    register_wrapper,
+)
 from weft.models._search import search_space
 
 __all__ = [
@@ -40,6 +50,7 @@ __all__ = [
     "names",
     "option_names",
     "parameter_groups",
+    "reads_graph",
     "register",
     "register_wrapper",
     "score",

@@ -11,7 +11,7 @@ import torch
 from msgspec import Struct
 from torch import nn
 
-from weft.batch import Fields
+from weft.batch import Fields, Graph
 from weft.errors import ConfigError, near
 
 M = TypeVar("M", bound=type[nn.Module])
@@ -22,7 +22,7 @@ class Entry(NamedTuple):
 
     Attributes:
         name: As in `--model NAME`.
-        model: The class, made from `(fields, config)`.
+        model: The class, made from `(fields, config)`, or `(fields, config, graph)` where it reads a graph.
         config: Its options, a frozen Struct.
         kinds: Of ranker, retriever, fitted, source.
         phases: Of candidate generation, ranking, final ranking.
@@ -144,8 +144,18 @@ def complete(name: str, options: Mapping[str, Any] | None = None) -> dict[str, A
     return own | {table: msgspec.to_builtins(wanted) for table, wanted in _around(options or {}).items()}
 
 
+def reads_graph(name: str) -> bool:
+    """Whether a model is made from a graph too: its class says `reads_graph = True`."""
+    return getattr(entry(name).model, "reads_graph", False) is True
+
+
 def create(
-    name: str, fields: Fields, options: Mapping[str, Any] | Struct | None = None, *, seed: int | None = None
+    name: str,
+    fields: Fields,
+    options: Mapping[str, Any] | Struct | None = None,
+    *,
+    seed: int | None = None,
+    graph: Graph | None = None,
 ) -> nn.Module:
     """Build a model, and what its options ask for around it.
 
@@ -154,6 +164,7 @@ def create(
         fields: What the model may know of the store.
         options: Values that differ from the defaults, or a whole Config.
         seed: Draws the starting weights; without it they come from torch's generator.
+        graph: Of the train rows, for a model that reads one; it can be loaded and serve without, but not train.
 
     Raises:
         ConfigError: If the name or an option does not exist, or a value is out of range.
@@ -162,10 +173,11 @@ def create(
     if seed is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return create(name, fields, options)
+            return create(name, fields, options, graph=graph)
+    own = options if isinstance(options, Struct) else config(name, options)
+    model = entry(name).model(fields, own, graph) if reads_graph(name) else entry(name).model(fields, own)
     if isinstance(options, Struct):
-        return entry(name).model(fields, options)
-    model = entry(name).model(fields, config(name, options))
+        return model
     for table, wanted in _around(options or {}).items():
         model = _WRAPPERS[table].wrap(model, fields, wanted)
     return model

@@ -18,9 +18,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from weft.batch import Batch, DenseField, Field, Fields, Ragged
+from weft.batch import Batch, DenseField, Field, Fields, Graph, Ragged
 from weft.losses import for_task
-from weft.models import Fitted, Retriever, Source, create, embeddings, entry, score
+from weft.models import Fitted, Retriever, Source, create, embeddings, entry, reads_graph, score
 
 Options = Mapping[str, Any]
 
@@ -68,6 +68,28 @@ def _genres() -> Ragged:
 def _recent() -> Ragged:
     values = torch.tensor([2, 3, 4, 6, 5, 1, 2, 2, 3, 5], dtype=torch.int32)
     return Ragged(values, torch.tensor([0, 0, 1, 3, 6, 6, 8, 9, 10]))
+
+
+def tiny_graph() -> Graph:
+    """The graph of the eight rows: their users and items, linked where the label is 1."""
+    fields, batch = tiny()
+    assert batch.user is not None
+    assert batch.item is not None
+    assert batch.label is not None
+    return Graph(
+        users=fields.users,
+        items=fields.items,
+        edges=torch.stack([batch.user, batch.item])[:, batch.label[:, 0] == 1].long(),
+        user_rows=_side(batch.of(fields, "user"), batch.user, fields.users),
+        item_rows=_side(batch.of(fields, "item"), batch.item, fields.items),
+    )
+
+
+def _side(batch: Batch, id_B: Tensor, count: int) -> Batch:
+    """A row for each id: the first that the batch has of it, or else the first of all."""
+    mine = [(id_B == i).nonzero().flatten().tolist() for i in range(count)]
+    rows = _take(batch, [found[0] if found else 0 for found in mine])
+    return replace(rows, ids=torch.arange(count, dtype=batch.ids.dtype)[:, None])
 
 
 def fit(model: nn.Module, batch: Batch, *, task: str = "binary", steps: int = 150, rate: float = 0.05) -> list[float]:
@@ -151,7 +173,8 @@ def check_fitted(name: str, options: Options | None = None) -> None:
 def _maker(name: str, fields: Fields, options: Options | None) -> Callable[[], nn.Module]:
     known = entry(name).config.__struct_fields__
     settings = {key: value for key, value in NO_DROPOUT.items() if key in known} | dict(options or {})
-    return lambda: create(name, fields, settings, seed=1)
+    graph = tiny_graph() if reads_graph(name) else None
+    return lambda: create(name, fields, settings, seed=1, graph=graph)
 
 
 @torch.no_grad()
@@ -183,6 +206,7 @@ def _check_learner(make: Callable[[], nn.Module], batch: Batch) -> None:
 def _check_every_weight_moves(model: nn.Module, batch: Batch) -> None:
     before = _state(model)
     fit(model, batch, steps=2)
+    model.eval()
     moved = {key for key, value in _state(model).items() if not torch.equal(value, before[key])}
     still = {key for key in before if not key.endswith("num_batches_tracked")} - moved
     assert not still, f"training does not move {sorted(still)}"
