@@ -21,6 +21,7 @@ from weft.layers.propagation import Propagation, mean_weights, symmetric_weights
 from weft.layers.sage import SAGELayer
 from weft.layers.slot_linear import SlotLinear
 from weft.layers.target_attention import TargetAttention
+from weft.layers.tower import Tower
 from weft.layers.vector_cross import VectorCrossNet
 from weft.layers.walks import visited
 
@@ -55,6 +56,7 @@ __all__ = [
     "SlotLinear",
     "TargetAttention",
     "Touched",
+    "Tower",
     "Towers",
     "VectorCrossNet",
     "both",
