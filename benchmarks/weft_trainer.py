@@ -17,6 +17,7 @@ from _floor import Floor
 from weft.batch import Batch, DenseField, Field, Fields
 from weft.data.load import Loader
 from weft.models import create
+from weft.models._registry import option_names
 from weft.schema import Label
 from weft.train.loop import Step, train
 from weft.train.objective import objective
@@ -47,14 +48,15 @@ def options_of(case: dict[str, Any]) -> dict[str, Any]:
         "autoint": AUTOINT,
         "dhen": {"bottom": tuple(case["bottom"]), **DHEN},
     }
-    return {
+    every = {
         "embedding_dim": case["width"],
         "embedding_update": case["update"],
         "batch_norm": case["batch_norm"],
         "hidden": tuple(case["hidden"]),
         "dropout": case.get("dropout", 0.0),
-        **own.get(case["model"], {}),
     }
+    known = option_names(case["model"])
+    return {name: value for name, value in every.items() if name in known} | own.get(case["model"], {})
 
 
 class OneByOne:

@@ -16,7 +16,7 @@ TORCH="torch==2.13.0"
 requirements() {
     case $1 in
         fuxictr) echo "$TORCH fuxictr==2.3.10 polars>=1,<2 pandas<3 numpy<2.3 setuptools" ;;
-        deepctr_torch) echo "$TORCH deepctr-torch==0.3.0 pandas<3 numpy<2.3 polars" ;;
+        deepctr_torch) echo "$TORCH deepctr-torch==0.3.0 requests pandas<3 numpy<2.3 polars" ;;
         torch_rechub) echo "$TORCH torch-rechub==0.9.0 pandas<3 numpy<2.3 polars" ;;
         # Its own pins (ray, colorlog) are for searches and colours, and hold it to old versions of Python.
         recbole) echo "$TORCH pandas<3 numpy<2.3 scipy scikit-learn tqdm pyyaml colorlog colorama tensorboard thop tabulate plotly texttable psutil setuptools<80 polars" ;;
