@@ -455,6 +455,57 @@ def dimensions(run: RunPath, /, *, out: str, keep: float = 0.95, json: bool = Fa
     _say(f"wrote {out}; next: weft train STORE --model {found.model} --config {out} --out RUN")
 
 
+def serve(
+    bundle: Annotated[Positional[str], arg(metavar="BUNDLE")],
+    /,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8_000,
+    store: str | None = None,
+    token_file: str | None = None,
+    workers: int = 1,
+    hosts: tuple[str, ...] = (),
+    limits: str | None = None,
+    level: Literal["debug", "info", "warning", "error"] = "info",
+) -> None:
+    """Serve a bundle over HTTP, keep what users do, and let other bundles take over without a pause.
+
+    Example: weft serve bundles/music --port 8000 --store events.db
+
+    The page at /schema says what can be asked. The log goes to the error stream, one JSON object a line.
+
+    Args:
+        bundle: A bundle (or a run); others that may take over lie beside it.
+        host: The address to listen on; one that other machines reach needs --token-file.
+        port: 0 takes a free port, which the log tells.
+        store: A path (SQLite) or postgresql://USER@HOST/DATABASE; `serve.db` beside the bundle without this.
+        token_file: TOML with [[tokens]]: name, scopes (read, ingest, admin), and token or its sha256.
+        workers: Processes.
+        hosts: Further names under which the service is called.
+        limits: A TOML file: body_bytes, waiting, patience, rate, burst, events_hourly and others.
+        level: Of the log.
+    """
+    try:
+        from weft.serve.server import serve as run_serve
+        from weft.serve.settings import Limits, Settings, read_limits
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"serving needs {error.name}; install weft[serve]") from error
+
+    run_serve(
+        Settings(
+            bundle=bundle,
+            store=store,
+            host=host,
+            port=port,
+            token_file=token_file,
+            workers=workers,
+            hosts=hosts,
+            limits=Limits() if limits is None else read_limits(limits),
+            level=level,
+        )
+    )
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "prepare": prepare,
@@ -469,6 +520,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "recommend": recommend,
     "explain": explain,
     "dimensions": dimensions,
+    "serve": serve,
 }
 DATA_COMMANDS: dict[str, Callable[..., None]] = {"list": data_list, "get": data_get}
 

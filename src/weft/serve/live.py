@@ -1,0 +1,232 @@
+"""A bundle's recommender and what happened since it was made: new items and users, the past of each user, counters.
+
+The log is the truth. Before each request the log is read on from where it was left, whoever wrote there, and the
+history of the transforms grows by the new events; so an answer knows every event that was acknowledged before it.
+"""
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol, final
+
+import numpy as np
+
+from weft.errors import Unavailable
+from weft.recommend.answers import Item, Recommendation
+from weft.schema import Protocol as Judging
+from weft.schema import Schema
+from weft.serve.features import unpack
+from weft.serve.rows import in_unit, outcomes_of, place_of
+from weft.serve.store import Event, EventStore, now, user_hash
+from weft.transforms.encode import Transforms
+from weft.transforms.rows import Rows, concat
+
+AT_ONCE = 5_000
+NOBODY = "\x00forgotten"
+
+Raw = Mapping[str, Any]
+
+
+class Recommends(Protocol):
+    """What the service asks of a recommender: immutable, safe for threads."""
+
+    @property
+    def bundle_id(self) -> str:
+        """The id of the bundle's manifest."""
+
+    @property
+    def schema(self) -> Schema:
+        """What the columns mean."""
+
+    @property
+    def transforms(self) -> Transforms:
+        """What was fitted, and the history."""
+
+    def recommend(
+        self,
+        user: str | int,
+        *,
+        k: int = 10,
+        seen: str | None = None,
+        context: Raw | None = None,
+        allow: Sequence[str | int] | None = None,
+        deny: Sequence[str | int] = (),
+        had: Sequence[str | int] = (),
+        trace: bool = False,
+    ) -> Recommendation:
+        """The k best items."""
+
+    def rank(self, user: str | int, candidates: Sequence[str | int], *, context: Raw | None = None) -> Recommendation:
+        """Some items, best first."""
+
+    def warm(self) -> None:
+        """Answer once, so that what is computed at first need is there."""
+
+    def similar(self, item: str | int, *, k: int = 10) -> Sequence[Item]:
+        """The nearest items."""
+
+    def features(self, user: str | int, items: Sequence[str | int], *, context: Raw | None = None) -> Rows:
+        """Full rows of the pairs, with keys, as the ranker reads them."""
+
+    def with_items(self, items: Sequence[Raw]) -> "Recommends":
+        """A copy with further items."""
+
+    def without_items(self, ids: Sequence[str | int]) -> "Recommends":
+        """A copy without some items."""
+
+    def with_users(self, users: Sequence[Raw]) -> "Recommends":
+        """A copy with further users."""
+
+    def with_transforms(self, transforms: Transforms) -> "Recommends":
+        """A copy with a longer history."""
+
+
+@final
+class Live:
+    """A recommender that follows the log.
+
+    Attributes:
+        base: The recommender as its bundle has it.
+    """
+
+    def __init__(self, base: Recommends, store: EventStore) -> None:
+        self.base, self._store = base, store
+        self._lock = threading.Lock()
+        self._start()
+
+    def current(self) -> tuple[Recommends, list[str]]:
+        """The recommender as of now, and `store` where the log cannot be read, so that it is as of some time ago."""
+        try:
+            if self._store.newest() > self._seq or self._store.newest_change() > self._change:
+                with self._lock:
+                    self._follow()
+        except Unavailable:
+            return self._now, ["store"]
+        return self._now, []
+
+    def knows(self, item: str | int) -> bool:
+        """Whether an item is of the bundle, or was put beside it."""
+        ids = self.base.transforms.item_ids
+        assert ids is not None
+        of_bundle = ids.value_of(ids.id_of(item)) is not None
+        return str(item) in self._added or (of_bundle and str(item) not in self._taken)
+
+    def user(self, user: str | int) -> str | int:
+        """The user, or an id that nobody has for one who was forgotten."""
+        return NOBODY if user_hash(str(user)) in self._forgotten else user
+
+    def had(self, user: str | int, seen: str | None) -> list[str]:
+        """The items that the log hides from a user, by the rule of the schema or by another `seen`."""
+        protocol = self.base.schema.protocol
+        rule = seen or protocol.seen
+        if rule == "allow":
+            return []
+        events = [e for e in self._store.events_of(str(user)) if self._counts(e, protocol)]
+        if rule == "window" and protocol.window is not None:
+            since = now() - round(protocol.window * 1_000_000)
+            events = [event for event in events if event.time >= since]
+        return list(dict.fromkeys(event.item for event in events))
+
+    def _counts(self, event: Event, protocol: Judging) -> bool:
+        """Whether an event makes its item seen: any does, or only one whose first label is relevant."""
+        if protocol.seen_from == "rows":
+            return True
+        labels = self.base.schema.roles.label
+        return bool(labels) and outcomes_of(event, self.base.schema).get(labels[0].name, -np.inf) >= protocol.relevant
+
+    # Following the log
+
+    def _start(self) -> None:
+        self._seq, self._change = 0, 0
+        self._added: frozenset[str] = frozenset()
+        self._taken: frozenset[str] = frozenset()
+        self._forgotten = self._store.forgotten()
+        self._now = self.base
+        self._follow()
+
+    def _follow(self) -> None:
+        self._follow_changes()
+        while events := self._store.events(self._seq, limit=AT_ONCE):
+            self._now = self._with_events(self._now, events)
+            self._seq = events[-1].seq
+
+    def _follow_changes(self) -> None:
+        changes = self._store.changes(self._change)
+        if not changes:
+            return
+        if self._change and any(change.kind == "forget" for change in changes):
+            self._start()
+            return
+        ids = {kind: sorted({c.id for c in changes if c.kind == kind}) for kind in ("item", "user")}
+        self._put(self._store.items(ids["item"]), self._store.users(ids["user"]))
+        self._forgotten = self._store.forgotten()
+        self._change = changes[-1].seq
+
+    def _put(self, items: Mapping[str, Raw | None], users: Mapping[str, Raw]) -> None:
+        roles = self.base.schema.roles
+        there = {id: {**columns, str(roles.item): id} for id, columns in items.items() if columns is not None}
+        gone = [id for id, columns in items.items() if columns is None]
+        recommender = self._now
+        if there:
+            recommender = recommender.with_items(list(there.values()))
+        if gone:
+            recommender = recommender.without_items(gone)
+        if users:
+            recommender = recommender.with_users([{**columns, str(roles.user): id} for id, columns in users.items()])
+        self._added = (self._added | frozenset(there)) - frozenset(gone)
+        self._taken = (self._taken | frozenset(gone)) - frozenset(there)
+        self._now = recommender
+
+    def _with_events(self, recommender: Recommends, events: Sequence[Event]) -> Recommends:
+        usable = [event for event in events if not event.quarantined and self.knows(event.item)]
+        if not usable or not recommender.transforms.history:
+            return recommender
+        rows = self._rows(recommender, usable)
+        return recommender.with_transforms(grown(recommender.transforms, rows, usable))
+
+    def _rows(self, recommender: Recommends, events: Sequence[Event]) -> Rows:
+        """Full rows of events: those that were logged with the answer, or made now."""
+        requests = self._store.requests([event.request for event in events if event.request is not None])
+        logged: dict[str, int] = {}
+        parts: list[Rows] = []
+        size, places = 0, []
+        for event in events:
+            request = requests.get(event.request or "")
+            place = None if request is None else place_of(request, event.item)
+            if request is None or place is None:
+                made = recommender.features(event.user, [event.item])
+                parts.append(_at(made, event.time, self.base.schema))
+                places.append(size)
+                size += 1
+                continue
+            if request.id not in logged:
+                logged[request.id] = size
+                parts.append(_at(unpack(request.features), request.time, self.base.schema))
+                size += len(request.shown)
+            places.append(logged[request.id] + place)
+        return concat(parts).take(np.array(places))
+
+
+def grown(transforms: Transforms, rows: Rows, events: Sequence[Event]) -> Transforms:
+    """Transforms whose history also has some events, row i being that of event i.
+
+    An impression is a row of the table; what followed is told when it is known, and dated as the row is, as in a table
+    of impressions with their outcomes.
+    """
+    shown = np.array([event.kind == "impression" for event in events])
+    made = transforms
+    if shown.any():
+        made = made.with_events(transforms.events_of(rows.take(shown)))
+    told = [outcomes_of(event, transforms.schema) for event in events]
+    for column in dict.fromkeys(name for outcome in told for name in outcome):
+        at = np.array([place for place, outcome in enumerate(told) if column in outcome])
+        values = np.array([told[place][column] for place in at.tolist()])
+        made = made.with_events(transforms.events_of(rows.take(at), column, values))
+    return made
+
+
+def _at(rows: Rows, time: int, schema: Schema) -> Rows:
+    """Rows of one moment, without what only some rows have."""
+    moment = np.full(len(rows), in_unit(time, schema))
+    bare: dict[str, Any] = dict.fromkeys(("label", "weight", "position", "propensity", "group", "user", "item"))
+    return replace(rows, **bare, time=moment)
