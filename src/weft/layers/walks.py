@@ -94,4 +94,5 @@ def _rank(start_V: Tensor) -> Tensor:
     [0, 1, 0]
     """
     _, place_V, count = torch.unique_consecutive(start_V, return_inverse=True, return_counts=True)
-    return torch.arange(len(start_V)) - (count.cumsum(0) - count)[place_V]
+    rank_V: Tensor = torch.arange(len(start_V)) - (count.cumsum(0) - count)[place_V]
+    return rank_V

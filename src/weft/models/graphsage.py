@@ -84,7 +84,7 @@ class GraphSAGE(nn.Module):
         check_fields(fields, "graphsage")
         self._config, self._fields = config, fields
         inputs = {side: _inputs(fields, side, config) for side in SIDES}
-        self.inputs = nn.ModuleDict(inputs)
+        self.inputs = nn.ModuleDict({side: inputs[side] for side in SIDES})
         self.start = nn.ModuleDict({side: linear(inputs[side].width, config.width) for side in SIDES})
         last = config.layers - 1
         self.layers = nn.ModuleList(SAGELayer(config.width, config.width, last=k == last) for k in range(config.layers))

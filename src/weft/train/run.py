@@ -25,6 +25,7 @@ from torch import nn
 
 from weft import artifacts
 from weft.batch import Batch
+from weft.data.graph import train_graph
 from weft.data.load import Loader
 from weft.data.sample import NegativeSampler, intercept, keep_negatives
 from weft.data.store import Store
@@ -169,7 +170,8 @@ class _Run:
         check_weights(labels, recipe.task_weights)
         if loss == "task" and (recipe.negatives or recipe.keep_negatives < 1) and _tasks(labels) != ["binary"]:
             raise ConfigError("`train.negatives` and `train.keep_negatives` need one binary label; leave them out")
-        model = registry.create(config.model, store.fields, config.options, seed=config.seed)
+        graph = train_graph(store) if registry.reads_graph(config.model) else None
+        model = registry.create(config.model, store.fields, config.options, seed=config.seed, graph=graph)
         retrieval.check_loss(loss, model, store, recipe)
         check_position(model, store.schema.roles, recipe)
         model = model.to(choose_device(config.device))
