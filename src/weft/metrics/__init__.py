@@ -5,7 +5,7 @@
 """
 
 from weft.metrics import ranking
-from weft.metrics.beyond import coverage, exposure, gini, novelty
+from weft.metrics.beyond import coverage, diversity, exposure, gini, novelty, set_diversity
 from weft.metrics.bootstrap import (
     Interval,
     bootstrap_auc,
@@ -72,6 +72,7 @@ __all__ = [
     "calibration_ratio",
     "clipped",
     "coverage",
+    "diversity",
     "effective_rows",
     "examination",
     "expected_calibration_error",
@@ -107,5 +108,6 @@ __all__ = [
     "sampled_hit_rate",
     "sampled_ndcg",
     "sampled_reciprocal_rank",
+    "set_diversity",
     "snips",
 ]
