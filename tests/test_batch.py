@@ -89,6 +89,21 @@ def _equal(left: Tensor, right: Tensor) -> None:
     torch.testing.assert_close(left, right, rtol=0, atol=0)
 
 
+def test_whole_rows_of_a_side_lack_the_other_sides() -> None:
+    rows = batch()
+    item = rows.of(FIELDS, "item").whole(FIELDS, "item")
+    assert item.ids.tolist() == [[0, 3, 0, 5], [0, 5, 0, 3], [0, 2, 0, 2]]
+    assert item.ids.dtype == rows.ids.dtype
+    assert item.dense.tolist() == [[0, -1], [0, 2], [0, 0]]
+    assert item.ragged["genres"] is rows.ragged["genres"]
+    user = rows.of(FIELDS, "user", "context").whole(FIELDS, "user", "context")
+    assert user.ids.tolist() == [[2, 0, 4, 0], [6, 0, 4, 0], [8, 0, 2, 0]]
+    assert user.dense.tolist() == [[0.5, 0], [1.5, 0], [-2.5, 0]]
+    assert user.ragged["genres"].offsets.tolist() == [0, 0, 0, 0]
+    assert not len(user.ragged["genres"].values)
+    assert torch.equal((item.ids + user.ids), rows.ids)
+
+
 def test_fields_of_a_side_keep_what_is_not_of_a_side() -> None:
     user = FIELDS.of("user", "context")
     assert (user.user, user.item, user.users, user.items, user.outputs) == ("user", None, 9, 7, 2)

@@ -18,6 +18,7 @@ from weft.models._contract import (
     unwrapped,
 )
 from weft.models._inputs import history_weights
+from weft.models._parts import Part, Splits, splits
 from weft.models._registry import (
     Entry,
     config,
@@ -36,11 +37,13 @@ __all__ = [
     "Explains",
     "FieldMap",
     "Fitted",
+    "Part",
     "Ranker",
     "Represents",
     "Retriever",
     "ScoresAll",
     "Source",
+    "Splits",
     "Wraps",
     "config",
     "create",
@@ -57,5 +60,6 @@ __all__ = [
     "search_space",
     "served",
     "set_output_bias",
+    "splits",
     "unwrapped",
 ]

@@ -15,7 +15,7 @@ from weft.errors import ConfigError, Unsupported, near
 from weft.layers import MLP, Embedding, Gathered, Numeric, TargetAttention, linear, lowered, pool
 from weft.layers.embedding import Update
 from weft.layers.mlp import Activation
-from weft.layers.pooling import Pooling
+from weft.layers.pooling import Pooling, filled
 from weft.models._registry import representing
 from weft.models._search import Choice, Range, Space
 
@@ -158,6 +158,32 @@ class Inputs(nn.Module):
             weighed[self._ragged[i]] = r._replace(weights=weights_V * _counted(r, weights_V.dtype))
         return weighed
 
+    @property
+    def attended(self) -> tuple[str, ...]:
+        """The sequences whose values weigh as the candidate says."""
+        return tuple(self._ragged[i] for i in self._attended)
+
+    def pasts(self, batch: Batch) -> dict[str, Tensor]:
+        """What the attended sequences need of the user, filled up to one length: vectors [B, L, E], counts [B, L]."""
+        found, pasts = self._look_up(batch), {}
+        for i in self._attended:
+            name, r = self._ragged[i], batch.ragged[self._ragged[i]]
+            pasts[f"past.{name}"] = filled(found.flat[i], r.offsets)
+            pasts[f"count.{name}"] = filled(_counted(r, found.flat[i].dtype), r.offsets)
+        return pasts
+
+    def targets(self, batch: Batch) -> dict[str, Tensor]:
+        """What the attended sequences need of the candidates: their vectors [B, E]."""
+        return {"target": self._target(self._look_up(batch))} if self._attended else {}
+
+    def attend(self, user: Mapping[str, Tensor], item: Mapping[str, Tensor]) -> list[Tensor]:
+        """The slots of the attended sequences [N, E], from `pasts` of N users or one, and `targets` of N items."""
+        units = (unit for unit in self.attention if isinstance(unit, TargetAttention))
+        return [
+            unit.over(user[f"past.{name}"], user[f"count.{name}"], item["target"])
+            for name, unit in zip(self.attended, units, strict=True)
+        ]
+
     def _look_up(self, batch: Batch) -> Gathered:
         found: Gathered = self.embedding(batch.ids, [batch.ragged[name].values for name in self._ragged])
         return found
@@ -196,6 +222,12 @@ class Slots(nn.Module):
             fields = [field_BE for block in blocks for field_BE in block.unbind(1)]
             blocks = [to_width(field_BE)[:, None] for to_width, field_BE in zip(self.align, fields, strict=True)]
         return _joined(blocks)
+
+    def attend(self, user: Mapping[str, Tensor], item: Mapping[str, Tensor]) -> list[Tensor]:
+        """The slots of the attended sequences [N, E]; see `Inputs.attend`."""
+        names = [slot.name for slot in self.inputs.slots]
+        found = zip(self.inputs.attended, self.inputs.attend(user, item), strict=True)
+        return [self.align[names.index(name)](slot_NE) for name, slot_NE in found]
 
 
 @final

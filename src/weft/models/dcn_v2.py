@@ -20,6 +20,7 @@ from weft.layers import Cross, CrossNet, Head, LowRankCrossNet
 from weft.models._contract import FieldMap
 from weft.models._flat_maps import pair_maps
 from weft.models._inputs import DeepConfig, Inputs, Positive, deep_part, squeezed
+from weft.models._parts import ITEM, USER, Block, FlatHalves, Part
 from weft.models._registry import register
 from weft.models._search import Choice, Range, Space
 
@@ -61,16 +62,35 @@ class DCNV2(nn.Module):
         self.deep = deep_part(self.inputs.width, config)
         self.parallel = config.structure == "parallel" and bool(config.hidden)
         self.head = Head([self.inputs.width, self.deep.width] if self.parallel else [self.deep.width], fields.outputs)
+        self._halves = FlatHalves(fields, self.inputs, self.cross, *([self.deep] if self.parallel else []))
 
     def represent(self, batch: Batch) -> tuple[Tensor, ...]:
         """What the head reads: [CrossNet(x_0), MLP(x_0)] or MLP(CrossNet(x_0))."""
-        x0_BD = self.inputs(batch)
-        cross_BD = self.cross(x0_BD)
-        return (cross_BD, self.deep(x0_BD)) if self.parallel else (self.deep(cross_BD),)
+        return self._above(Block(self.inputs(batch)))
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [B] or [B, T]."""
         return squeezed(self.head(*self.represent(batch)))
+
+    def user_part(self, batch: Batch) -> Part:
+        """The user's fields in the block, and their share of the first maps of crosses and deep part."""
+        return self._halves.part(batch, USER)
+
+    def item_part(self, batch: Batch) -> Part:
+        """The item's fields in the block, and their share of the first maps of crosses and deep part."""
+        return self._halves.part(batch, ITEM)
+
+    def represent_join(self, user: Part, item: Part, pair: Batch | None = None) -> tuple[Tensor, ...]:
+        """What the head reads of pairs."""
+        return self._above(self._halves.join(user, item, pair))
+
+    def join(self, user: Part, item: Part, pair: Batch | None = None) -> Tensor:
+        """Logits [N] or [N, T]."""
+        return squeezed(self.head(*self.represent_join(user, item, pair)))
+
+    def _above(self, block: Block) -> tuple[Tensor, ...]:
+        cross_BD = block.through(self.cross)
+        return (cross_BD, block.through(self.deep)) if self.parallel else (self.deep(cross_BD),)
 
     @torch.no_grad()
     def field_maps(self, batch: Batch) -> list[FieldMap]:

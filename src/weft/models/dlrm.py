@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from weft.batch import Batch, Fields
 from weft.errors import Unsupported
 from weft.layers import Dots, Head
-from weft.models._bottom import BottomConfig, BottomSlots
+from weft.models._bottom import BottomConfig, BottomSlots, SplitBottom
 from weft.models._contract import FieldMap, embeddings
 from weft.models._inputs import Positive, deep_part, squeezed
+from weft.models._parts import ITEM, PAIR, USER, Block, Halves, Part, Sides
 from weft.models._registry import register
 from weft.models._search import Choice, Space
 from weft.models._slot_maps import dot_map
@@ -77,18 +78,64 @@ class DLRM(nn.Module):
             )
         self.top = deep_part(bottom + self.dots.width, config)
         self.head = Head([self.top.width], fields.outputs)
+        self._fields, self._halves = fields, Halves(self.top)
+        self._sides = SplitBottom(fields, self.slots)
+        self._within, self._crossed = Dots(len(self._sides.places(PAIR))), self._places_of_products()
         if config.initialisation == "paper":
             _start_as_published(self)
 
     def represent(self, batch: Batch) -> tuple[Tensor, ...]:
         """What the head reads: MLP([x_bottom, dot products])."""
-        x_BNE = self.slots(batch)
-        dots_BP = self.dots(x_BNE)
-        return (self.top(dots_BP if self.slots.bottom is None else torch.cat([x_BNE[:, 0], dots_BP], dim=1)),)
+        return self._above(Block(self._read(self.slots(batch))))
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [B] or [B, T]."""
         return squeezed(self.head(*self.represent(batch)))
+
+    def user_part(self, batch: Batch) -> Part:
+        """The user's slots, and what their products with each other add to the first layer of the top network."""
+        return self._part(batch, USER)
+
+    def item_part(self, batch: Batch) -> Part:
+        """The item's slots, and what their products with each other add to the first layer of the top network."""
+        return self._part(batch, ITEM)
+
+    def represent_join(self, user: Part, item: Part, pair: Batch | None = None) -> tuple[Tensor, ...]:
+        """What the head reads of pairs; products of a slot of the one and a slot of the other are all that is new."""
+        pair_NSE = self._sides.pair_slots(user, item, pair)
+        new = [_products(item["slots"], user["slots"])]
+        if pair_NSE is not None:
+            new += [_products(pair_NSE, user["slots"]), _products(pair_NSE, item["slots"]), self._within(pair_NSE)]
+            new += [pair_NSE[:, 0]] if self._sides.bottom_is_of_pairs else []
+        return self._above(self._halves.join(user, item, torch.cat(new, dim=1), self._crossed))
+
+    def join(self, user: Part, item: Part, pair: Batch | None = None) -> Tensor:
+        """Logits [N] or [N, T]."""
+        return squeezed(self.head(*self.represent_join(user, item, pair)))
+
+    def _part(self, batch: Batch, sides: Sides) -> Part:
+        whole = batch.whole(self._fields, *sides)
+        x_BNE = self._sides.slots(whole, sides)
+        mine_BSE = x_BNE[:, list(self._sides.places(sides))]
+        return {"slots": mine_BSE} | self._halves.part(self._read(x_BNE)) | self._sides.more(whole, sides)
+
+    def _read(self, x_BNE: Tensor) -> Tensor:
+        """What the top network reads: [x_bottom, dot products]."""
+        dots_BP: Tensor = self.dots(x_BNE)
+        return dots_BP if self.slots.bottom is None else torch.cat([x_BNE[:, 0], dots_BP], dim=1)
+
+    def _above(self, block: Block) -> tuple[Tensor, ...]:
+        return (block.through(self.top),)
+
+    def _places_of_products(self) -> Tensor:
+        """Where what `represent_join` finds for pairs stands in what the top network reads."""
+        user, item, pair = (self._sides.places(sides) for sides in (USER, ITEM, PAIR))
+        crossed = [(a, b) for left, right in ((item, user), (pair, user), (pair, item)) for a in left for b in right]
+        crossed += [(a, b) for place, a in enumerate(pair) for b in pair[:place]]
+        bottom = 0 if self.slots.bottom is None else self.slots.width
+        places = [bottom + max(ab) * (max(ab) - 1) // 2 + min(ab) for ab in crossed]
+        places += range(bottom) if self._sides.bottom_is_of_pairs else ()
+        return torch.tensor(places, dtype=torch.int64)
 
     @torch.no_grad()
     def field_maps(self, batch: Batch) -> list[FieldMap]:
@@ -96,6 +143,12 @@ class DLRM(nn.Module):
         above = nn.ModuleList(part for name, part in self.named_children() if name in ("top", "head"))
         readers = [m.weight[:, m.in_features - self.dots.width :] for m in above.modules() if isinstance(m, nn.Linear)]
         return [dot_map(self.slots.names, self.slots(batch), readers[0] if readers else None)]
+
+
+def _products(left_NSE: Tensor, right_NUE: Tensor) -> Tensor:
+    """The dot products of all slots of the one with all of the other [N, S U]; the other may have one row."""
+    one = len(right_NUE) == 1
+    return (left_NSE @ (right_NUE[0].T if one else right_NUE.mT)).flatten(1)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from weft.batch import Batch, Fields
 from weft.layers.pooling import Pooling
 from weft.models._inputs import FirstOrder, TableConfig, squeezed
+from weft.models._parts import ITEM, USER, Part, first_order
 from weft.models._registry import register
 
 
@@ -43,9 +44,22 @@ class LR(nn.Module):
 
     def __init__(self, fields: Fields, config: Config) -> None:
         super().__init__()
+        self._fields = fields
         self.wide = FirstOrder(fields, config)
         self.bias = nn.Parameter(torch.zeros(fields.outputs))
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [B] or [B, T]."""
         return squeezed(self.wide(batch) + self.bias)
+
+    def user_part(self, batch: Batch) -> Part:
+        """The sum of the user's weights."""
+        return {"wide": self.wide(batch.whole(self._fields, *USER))}
+
+    def item_part(self, batch: Batch) -> Part:
+        """The sum of the item's weights."""
+        return {"wide": self.wide(batch.whole(self._fields, *ITEM))}
+
+    def join(self, user: Part, item: Part, pair: Batch | None = None) -> Tensor:
+        """Logits [N] or [N, T]."""
+        return squeezed(first_order(self.wide, self._fields, user, item, pair) + self.bias)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from weft.batch import Batch, Fields
 from weft.layers import Head
 from weft.models._inputs import DeepConfig, Inputs, deep_part, squeezed
+from weft.models._parts import ITEM, USER, Block, FlatHalves, Part
 from weft.models._registry import register
 
 
@@ -39,11 +40,31 @@ class DeepRanker(nn.Module):
         self.inputs = Inputs(fields, config)
         self.deep = deep_part(self.inputs.width, config)
         self.head = Head([self.deep.width], fields.outputs)
+        self._halves = FlatHalves(fields, self.inputs, self.deep)
 
     def represent(self, batch: Batch) -> tuple[Tensor, ...]:
         """What the head reads, [B, H]."""
-        return (self.deep(self.inputs(batch)),)
+        return self._above(Block(self.inputs(batch)))
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [B] or [B, T]."""
         return squeezed(self.head(*self.represent(batch)))
+
+    def user_part(self, batch: Batch) -> Part:
+        """The user's share of the first hidden layer."""
+        return self._halves.part(batch, USER)
+
+    def item_part(self, batch: Batch) -> Part:
+        """The item's share of the first hidden layer."""
+        return self._halves.part(batch, ITEM)
+
+    def represent_join(self, user: Part, item: Part, pair: Batch | None = None) -> tuple[Tensor, ...]:
+        """What the head reads of pairs."""
+        return self._above(self._halves.join(user, item, pair))
+
+    def join(self, user: Part, item: Part, pair: Batch | None = None) -> Tensor:
+        """Logits [N] or [N, T]."""
+        return squeezed(self.head(*self.represent_join(user, item, pair)))
+
+    def _above(self, block: Block) -> tuple[Tensor, ...]:
+        return (block.through(self.deep),)

@@ -24,7 +24,7 @@ them (`weft.metrics.examination`) and give it as `curve`.
 Dimension key: B rows, F ids of the tower (the position first), P positions, T outputs.
 """
 
-from typing import Annotated, Literal, final
+from typing import Annotated, Literal, cast, final
 
 import torch
 from msgspec import Meta, Struct
@@ -35,6 +35,7 @@ from weft.errors import ConfigError, Unsupported, near
 from weft.layers.position import KnownCurve, ShallowTower, both
 from weft.models._contract import Fitted, output_bias, score
 from weft.models._inputs import Positive, Share
+from weft.models._parts import Part, Splits
 from weft.models._predict import device_of
 from weft.models._registry import name_of, register_wrapper
 
@@ -120,6 +121,23 @@ class Position(nn.Module):
         shown_BT: Tensor = self.tower(self._ids(batch))
         shown = shown_BT[:, 0] if logit.ndim == 1 else shown_BT
         return both(logit, shown) if self.pal else logit + shown
+
+    def user_part(self, batch: Batch) -> Part:
+        """The user's part of the model inside."""
+        return cast(Splits, self.model).user_part(batch)
+
+    def item_part(self, batch: Batch) -> Part:
+        """The item's part of the model inside."""
+        return cast(Splits, self.model).item_part(batch)
+
+    def join(self, user: Part, item: Part, pair: Batch | None = None) -> Tensor:
+        """Logits [N] or [N, T] of rows whose position is not known."""
+        logit = cast(Splits, self.model).join(user, item, pair)
+        if self.pal:
+            return logit
+        missing_1F = torch.zeros(1, 1 + len(self._columns), dtype=torch.int64, device=logit.device)
+        shown_1T: Tensor = self.tower(missing_1F)
+        return logit + (shown_1T[:, 0] if logit.ndim == 1 else shown_1T)
 
     @torch.no_grad()
     def position_curve(self, last: int, batch: Batch | None = None) -> Tensor:

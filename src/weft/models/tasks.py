@@ -22,6 +22,7 @@ from weft.errors import Unsupported
 from weft.layers import Head, MixtureOfExperts, Towers, lowered
 from weft.models._contract import Represents
 from weft.models._inputs import Positive, Share
+from weft.models._parts import Part, SplitsRepresentation
 from weft.models._registry import name_of, register_wrapper, representing
 
 
@@ -71,9 +72,8 @@ class Tasks(nn.Module):
         """Itself: the towers score."""
         return self
 
-    def _read(self, batch: Batch) -> Tensor:
+    def _read(self, parts: tuple[Tensor, ...]) -> Tensor:
         """What the towers read, [B, T, D]."""
-        parts = cast(Represents, self.model).represent(batch)
         x_BD = torch.cat([lowered(part) for part in parts], dim=1)
         if self.mixture is None:
             return x_BD[:, None].expand(-1, self.labels, -1)
@@ -82,8 +82,22 @@ class Tasks(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [B, T]."""
-        logit_BT: Tensor = self.head(self._read(batch))
+        logit_BT: Tensor = self.head(self._read(cast(Represents, self.model).represent(batch)))
         return logit_BT
+
+    def user_part(self, batch: Batch) -> Part:
+        """The user's part of the ranker."""
+        return cast(SplitsRepresentation, self.model).user_part(batch)
+
+    def item_part(self, batch: Batch) -> Part:
+        """The item's part of the ranker."""
+        return cast(SplitsRepresentation, self.model).item_part(batch)
+
+    def join(self, user: Part, item: Part, pair: Batch | None = None) -> Tensor:
+        """Logits [N, T]."""
+        parts = cast(SplitsRepresentation, self.model).represent_join(user, item, pair)
+        logit_NT: Tensor = self.head(self._read(parts))
+        return logit_NT
 
 
 def _check(model: nn.Module, fields: Fields) -> None:

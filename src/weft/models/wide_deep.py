@@ -21,6 +21,7 @@ from weft.batch import Batch, Fields
 from weft.errors import Unsupported
 from weft.layers import Head
 from weft.models._inputs import DeepConfig, FirstOrder, Inputs, deep_part, squeezed
+from weft.models._parts import ITEM, PAIR, USER, FlatHalves, Part, Sides, first_order
 from weft.models._registry import register
 
 PAPER: Mapping[str, Any] = {
@@ -58,18 +59,43 @@ class WideDeep(nn.Module):
 
     def __init__(self, fields: Fields, config: Config) -> None:
         super().__init__()
+        self._fields = fields
         self.wide = FirstOrder(fields, msgspec.structs.replace(config, embedding_std=0.0))
-        raw = _without_crosses(fields)
-        self._raw = [fields.column(f.name) for f in raw.ids]
+        self._raw = _without_crosses(fields)
+        self._columns = [fields.column(f.name) for f in self._raw.ids]
         self._has_cross = any(f.cross for f in (*fields.ids, *fields.ragged))
-        self.inputs = Inputs(raw, config)
+        self.inputs = Inputs(self._raw, config)
         self.deep = deep_part(self.inputs.width, config)
         self.head = Head([self.deep.width], fields.outputs)
+        self._halves = FlatHalves(self._raw, self.inputs, self.deep)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [B] or [B, T]."""
-        deep = replace(batch, ids=batch.ids[:, self._raw]) if len(self._raw) < batch.ids.shape[1] else batch
+        deep = replace(batch, ids=batch.ids[:, self._columns]) if len(self._columns) < batch.ids.shape[1] else batch
         return squeezed(self.wide(batch) + self.head(self.deep(self.inputs(deep))))
+
+    def user_part(self, batch: Batch) -> Part:
+        """The sum of the user's weights, and the user's share of the first hidden layer."""
+        return self._part(batch, USER)
+
+    def item_part(self, batch: Batch) -> Part:
+        """The sum of the item's weights, and the item's share of the first hidden layer."""
+        return self._part(batch, ITEM)
+
+    def join(self, user: Part, item: Part, pair: Batch | None = None) -> Tensor:
+        """Logits [N] or [N, T]."""
+        deep = self._halves.join(user, item, None if pair is None else self._without_crosses(pair, PAIR))
+        wide_NT = first_order(self.wide, self._fields, user, item, pair)
+        return squeezed(wide_NT + self.head(deep.through(self.deep)))
+
+    def _part(self, batch: Batch, sides: Sides) -> Part:
+        wide_BT = self.wide(batch.whole(self._fields, *sides))
+        return {"wide": wide_BT} | self._halves.part(self._without_crosses(batch, sides), sides)
+
+    def _without_crosses(self, batch: Batch, sides: Sides) -> Batch:
+        """What the deep part reads of rows of one side."""
+        whole = batch.whole(self._fields, *sides)
+        return replace(whole, ids=whole.ids[:, self._columns]).of(self._raw, *sides)
 
     def advice(self) -> list[str]:
         """What to do for the wide part where the schema has no cross."""
