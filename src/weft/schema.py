@@ -169,11 +169,15 @@ Feature = Dense | Categorical | MultiHot | Sequence | Cross | Count
 
 
 class Tables(_Struct, frozen=True):
-    """Where the tables lie, relative to the schema file; several files are read one after the other."""
+    """Where the tables lie, relative to the schema file; several files are read one after the other.
+
+    `friends` are pairs of users who know each other, in either order: the column of the user role, and `friend`.
+    """
 
     interactions: str | tuple[str, ...]
     users: str | None = None
     items: str | None = None
+    friends: str | None = None
 
 
 class Label(_Struct, frozen=True):

@@ -41,6 +41,7 @@ def train_graph(store: Store) -> Graph:
         users=len(store.users),
         items=items,
         edges=torch.from_numpy(np.stack([pairs // items, pairs % items])),
+        friends=None if store.friends is None else torch.from_numpy(store.friends),
         user_rows=store.users.batch(),
         item_rows=store.items.batch(),
     )

@@ -7,6 +7,7 @@ A folder with a manifest:
     train/  valid/  test/                       encoded rows, memory-mapped
     users/  items/  titles/                     catalogues: row i is id i, rows 0 and 1 are missing in every column
     seen/  item_counts.npy  item_positives.npy  what each user has had, and how often each item was met
+    friends.npy                                 pairs of users who know each other, where there is such a table
     candidates/                                 the lists of the protocol kind `candidates`
 """
 
@@ -40,8 +41,9 @@ from weft.transforms.vocabulary import Vocabulary
 
 KIND = "store"
 SCHEMA, FIELDS, TRANSFORMS, CANDIDATES = "schema.toml", "fields.json", "transforms", "candidates"
-MISSING = "missing.json"
+MISSING, FRIENDS = "missing.json", "friends.npy"
 LISTS = "candidates"  # the column of the table of candidate lists
+FRIEND = "friend"  # the column beside the user's in the table of friends
 NOTHING: dict[str, pl.DataType] = {
     "keys": pl.Int64(),
     "numbers": pl.Float64(),
@@ -62,6 +64,7 @@ def prepare(
     users: Any = None,
     items: Any = None,
     candidates: Any = None,
+    friends: Any = None,
     overwrite: bool = False,
 ) -> "Store":
     """Turn tables into a store: assign splits, fit on the train rows, encode everything.
@@ -78,6 +81,7 @@ def prepare(
         users: The same for the table of users.
         items: The same for the table of items.
         candidates: The same for the table of candidate lists.
+        friends: The same for the table of friends.
         overwrite: Replace a store that is at `out` already.
 
     Raises:
@@ -88,7 +92,7 @@ def prepare(
     target = Path(out)
     if not overwrite:
         artifacts.refuse_existing(target, KIND)
-    given = Given(interactions, users, items, candidates)
+    given = Given(interactions, users, items, candidates, friends)
     schema, named = _named(schema)
     with _replacing(target, overwrite) as place:
         _write(schema, given.over(named), place)
@@ -102,6 +106,7 @@ class Given(NamedTuple):
     users: Any = None
     items: Any = None
     candidates: Any = None
+    friends: Any = None
 
     def over(self, other: "Given") -> "Given":
         """These tables, and those of `other` where these have none."""
@@ -123,8 +128,10 @@ def _paths(schema: Schema, base: Path) -> Given:
         return Given(candidates=lists)
     many = (tables.interactions,) if isinstance(tables.interactions, str) else tables.interactions
     paths = [base / name for name in many]
-    users, items = (None if name is None else base / name for name in (tables.users, tables.items))
-    return Given(paths, users, items, lists)
+    users, items, friends = (
+        None if name is None else base / name for name in (tables.users, tables.items, tables.friends)
+    )
+    return Given(paths, users, items, lists, friends)
 
 
 @contextmanager
@@ -160,6 +167,8 @@ def _write(schema: Schema, given: Given, target: Path) -> None:
         gathered = _write_rows(tables, assigned, transforms, folder)
         (folder / MISSING).write_bytes(msgspec.json.encode(gathered.missing))
         _catalogue(tables, transforms, gathered).save(folder)
+        if given.friends is not None:
+            np.save(folder / FRIENDS, _friends(schema, transforms, given.friends))
         if schema.protocol.kind == "candidates":
             _write_candidates(schema, transforms, given.candidates, folder / CANDIDATES)
 
@@ -226,6 +235,12 @@ class Store:
         if name not in NAMES:
             raise ConfigError(f"there is no split {name!r}; {near(name, NAMES)}")
         return Rows.load(self.path / name)
+
+    @cached_property
+    def friends(self) -> Ints | None:
+        """Pairs of users who know each other, [2, S] ids of the catalogue, each once; None without such a table."""
+        path = self.path / FRIENDS
+        return np.load(path) if path.is_file() else None
 
     def candidates(self) -> tuple[Ints, Ints]:
         """Users [U] and their candidates [U, C] as ids of the catalogues; -1 is no candidate.
@@ -395,6 +410,31 @@ def _seen(met: _Met, users: int) -> Seen:
     offsets = np.zeros(users + 1, np.int64)
     np.cumsum(np.bincount(met.user[order], minlength=users), out=offsets[1:])
     return Seen(offsets, met.item[order], met.time[order], met.split[order], met.relevant[order])
+
+
+# Friends
+
+
+def _friends(schema: Schema, transforms: Transforms, table: Any) -> Ints:
+    """The pairs as ids of the catalogue, the lower first, each once; without users that have no train row."""
+    user = schema.roles.user
+    if user is None or transforms.user_ids is None:
+        raise SchemaError(
+            "a table of friends is given and the schema does not say who users are; set `user` in [roles]"
+        )
+    source = open_table(table, "friends")
+    parts = source.read([user, FRIEND])
+    sides = [
+        pl.concat([clean_keys(part.frame[column], Place(part.file, column, part.start)) for part in parts])
+        for column in (user, FRIEND)
+    ]
+    ids = [transforms.user_ids.encode(to_keys(side)) for side in sides]
+    pairs = np.sort(np.stack(ids), axis=0).astype(np.int64)
+    known = (pairs[0] >= FIRST_ID) & (pairs[0] != pairs[1])
+    strangers = int((pairs[0] < FIRST_ID).sum())
+    if strangers:
+        log.warning("%s: %d pairs with a user without a train row are left out", source.name, strangers)
+    return np.unique(pairs[:, known], axis=1)
 
 
 # Candidate lists
