@@ -33,7 +33,7 @@ class Records:
         if "skipped" in self.found.get(key, {"skipped": ""}):
             before, start = load(), time.perf_counter()
             record = call()
-            circumstances = {"load": [before, load()], "seconds": round(time.perf_counter() - start, 1)}
+            circumstances = {"load": [before, load()], "took": round(time.perf_counter() - start, 1)}
             self.found[key] = {**record, "date": f"{date.today()}", **circumstances}
             self._write()
             print(key, json.dumps(_short(self.found[key])), flush=True)

@@ -13,9 +13,6 @@ import numpy as np
 import recbole
 import torch
 from _worker import Trainer, count, read, serve
-
-np.float_, np.complex_, np.unicode_ = np.float64, np.complex128, np.str_  # it asks for names of NumPy 1
-
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.data.dataloader import TrainDataLoader
