@@ -125,6 +125,15 @@ class Together(Retriever, Protocol):
 
 
 @runtime_checkable
+class Factored(Retriever, Protocol):
+    """A retriever that is no more than a free vector for each user and each item: exact solvers may set them."""
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """The vectors of users [U, E] and of items [I, E], to be written to; biases, which they leave out, become 0."""
+        ...
+
+
+@runtime_checkable
 class Fitted(Protocol):
     """Learns in one pass over the train rows, without gradients."""
 

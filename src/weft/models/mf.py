@@ -71,6 +71,17 @@ class MF(nn.Module):
         item_B = role_id(batch.item, "item", "mf")
         return self._item(look_up(self.embedding, torch.zeros_like(item_B), item_B)[1])
 
+    @torch.no_grad()
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """All p_u [U, E] and q_i [I, E], to be written to; the biases become 0."""
+        tables = [self.embedding.table(name) for name in ("user", "item")]
+        if self.bias is None:
+            return tables[0], tables[1]
+        self.bias.zero_()
+        for table in tables:
+            table[:, -1] = 0
+        return tables[0][:, :-1], tables[1][:, :-1]
+
     def _user(self, row_BE: Tensor) -> Tensor:
         if self.bias is None:
             return row_BE

@@ -2,8 +2,8 @@
 
     Σ_u Σ_i c_ui (p_ui - x_u · y_i)² + λ (Σ_u |x_u|² + Σ_i |y_i|²),   c_ui = 1 + α r_ui
 
-over all users and all items; p_ui is 1 where user u has item i and 0 elsewhere, r_ui is the sum of the labels (times the
-row weights) of the relevant train rows of the pair, 0 where there is none. The best x_u solves
+over all users and all items; p_ui is 1 where user u has item i, 0 elsewhere, and r_ui is the sum of the labels, times
+the row weights, of the pair's relevant train rows, 0 where there is none. The best x_u solves
 
     (YᵀY + Yᵀ(Cᵘ - I)Y + λI) x_u = Yᵀ Cᵘ p_u
 
@@ -22,11 +22,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from weft.errors import Unsupported
+from weft.models import _registry as registry
 from weft.models._contract import Factored
 from weft.train.loop import Epoch, Progress, Step
 from weft.train.recipe import Recipe
 from weft.transforms.rows import Rows
 
+LOSS = "als"
 AT_ONCE = 4_000_000  # numbers of the other side, or of matrices to solve, that are held at a time
 
 
@@ -46,6 +49,16 @@ class Pairs(NamedTuple):
     def to(self, device: torch.device) -> "Pairs":
         """The pairs on another device."""
         return Pairs(*(part.to(device) for part in self))
+
+
+def check_model(loss: str, model: nn.Module) -> None:
+    """Unsupported where the loss is this one and the model is not made of free vectors."""
+    if loss == LOSS and not isinstance(model, Factored):
+        able = [name for name in registry.names("retriever") if hasattr(registry.entry(name).model, "factors")]
+        raise Unsupported(
+            f"`train.loss` = 'als' solves for a free vector of each user and item, and {type(model).__name__} has more "
+            f"than these; choose the model {' or '.join(able)} without wrappers, or another loss"
+        )
 
 
 def pairs_of(rows: Rows, users: int, items: int) -> tuple[Pairs, Pairs]:

@@ -46,6 +46,8 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             `streaming`, learned from the batches.
         uniform_negatives: Items drawn uniformly for a whole batch, without the row's user's own.
         hard_negatives: Only so many, the best scored ones, of a row's drawn negatives count; 0 is all.
+        als_alpha: With `als`, how much more sure a pair is than one that is not there, for each unit of its label.
+        als_l2: With `als`, λ of |x|^2 in the sum over all pairs; `l2`, rates and optimizers have no part in it.
         shuffle: Global, by blocks (for data on slow disks), or none.
         optimizer: Rule of the dense group.
         learning_rate: Of every group that has none of its own.
@@ -81,6 +83,8 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     frequencies: Literal["exact", "streaming"] = "exact"
     uniform_negatives: Annotated[int, Meta(ge=0)] = 0
     hard_negatives: Annotated[int, Meta(ge=0)] = 0
+    als_alpha: Positive = 40.0
+    als_l2: Positive = 100.0
     batch_size: Count = 4096
     epochs: Count = 20
     shuffle: Literal["global", "block", "none"] = "global"

@@ -27,12 +27,13 @@ from weft import artifacts
 from weft.batch import Batch
 from weft.data.graph import train_graph
 from weft.data.load import Loader
-from weft.data.sample import NegativeSampler, intercept, keep_negatives
+from weft.data.sample import NegativeSampler, intercept, keep_negatives, met
 from weft.data.store import Store
 from weft.errors import ArtifactError, ConfigError, Diverged, StaleModel, WeftError
 from weft.models import _registry as registry
 from weft.models._contract import Fitted, advice, roles_only, set_output_bias
 from weft.models._predict import predict
+from weft.models._roles import forget_unmet
 from weft.models.position import Position
 from weft.runs import (
     CONFIG,
@@ -48,9 +49,9 @@ from weft.runs import (
     read_config,
 )
 from weft.schema import Label
-from weft.train import retrieval
+from weft.train import als, retrieval
 from weft.train.checkpoint import Checkpoints, State, plain
-from weft.train.loop import Epoch, Objective, Progress, defined
+from weft.train.loop import Epoch, Objective, Progress, Step, defined
 from weft.train.loop import train as run_loop
 from weft.train.objective import check_labels, check_position, check_weights, measure, monitored, objective
 from weft.train.optimizers import Optimizer
@@ -173,6 +174,7 @@ class _Run:
         graph = train_graph(store) if registry.reads_graph(config.model) else None
         model = registry.create(config.model, store.fields, config.options, seed=config.seed, graph=graph)
         retrieval.check_loss(loss, model, store, recipe)
+        als.check_model(loss, model)
         check_position(model, store.schema.roles, recipe)
         model = model.to(choose_device(config.device))
         for text in advice(model):
@@ -226,21 +228,12 @@ class _Run:
 
     def _loop(self, rows: Rows, checkpoints: Checkpoints, state: State) -> State:
         before, started = state.seconds, time.monotonic()
-        loader = self._loader(rows)
+        loader = None if self.loss == als.LOSS else self._loader(rows)
         with (
             Log(self.folder / LINES, keep=state.lines, every=self.recipe.log_every) as log,
-            Display(self.console, steps=len(loader)) as display,
+            Display(self.console, steps=1 if loader is None else len(loader)) as display,
         ):
-            for event in run_loop(
-                self.model,
-                self._objective(),
-                _OnDevice(loader, self.config.device),
-                self.optimizer,
-                self.recipe,
-                validate=self._validate,
-                monitor=self.monitor,
-                progress=state.progress,
-            ):
+            for event in self._events(rows, loader, state.progress):
                 if isinstance(event, Epoch):
                     _check_weights(self.model, event.number)
                 log.hear(event, self.optimizer.learning_rates())
@@ -252,6 +245,23 @@ class _Run:
                     state = checkpoints.save(state, self.model, self.optimizer, loss=self._of_vectors, best=best)
         return state
 
+    def _events(self, rows: Rows, loader: Loader | None, progress: Progress) -> Iterator[Step | Epoch]:
+        """The training itself: by gradients, or without a loader by exact solutions in turns."""
+        if loader is None:
+            return als.alternate(
+                self.model, rows, self.recipe, validate=self._validate, monitor=self.monitor, progress=progress
+            )
+        return run_loop(
+            self.model,
+            self._objective(),
+            _OnDevice(loader, self.config.device),
+            self.optimizer,
+            self.recipe,
+            validate=self._validate,
+            monitor=self.monitor,
+            progress=progress,
+        )
+
     def _objective(self) -> Objective:
         recipe = self.recipe
         plain_loss: Objective | None = self._of_vectors
@@ -262,7 +272,7 @@ class _Run:
     @cached_property
     def _of_vectors(self) -> retrieval.RetrievalLoss | None:
         """The loss of a retriever's vectors; None where the loss is of single rows."""
-        if self.loss == "task":
+        if self.loss in ("task", als.LOSS):
             return None
         loss = retrieval.RetrievalLoss(self.loss, self.recipe, self.store, self.config.precision)
         return loss.to(choose_device(self.config.device))
@@ -308,6 +318,8 @@ class _Run:
         if self.loss == "task":
             mean_T = rows.label.mean(axis=0, dtype=np.float64) / (1 + self.recipe.negatives)
             set_output_bias(self.model, _tasks(self.store.schema.roles.label), mean_T.tolist())
+        if roles_only(self.model):
+            forget_unmet(self.model, met(self.store))
         parts = self.config.options.get("pretrained")
         if parts is not None:
             _say(self.console, start_from_parts(self.model, parts, self.store.transforms, seed=self.config.seed))
