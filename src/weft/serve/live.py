@@ -137,11 +137,13 @@ class Live:
     # Following the log
 
     def _start(self) -> None:
-        self._seq, self._change = 0, 0
+        """Begin with the bundle, and take in all that the store has."""
+        self._seq, self._change = 0, self._store.newest_change()
         self._added: frozenset[str] = frozenset()
         self._taken: frozenset[str] = frozenset()
         self._forgotten = self._store.forgotten()
         self._now = self.base
+        self._put(self._store.items(), self._store.users())
         self._follow()
 
     def _follow(self) -> None:
@@ -151,16 +153,15 @@ class Live:
             self._seq = events[-1].seq
 
     def _follow_changes(self) -> None:
+        """Take in what was written to items and users; who was forgotten takes part of the history along."""
         changes = self._store.changes(self._change)
-        if not changes:
-            return
-        if self._change and any(change.kind == "forget" for change in changes):
+        if any(change.kind == "forget" for change in changes):
             self._start()
-            return
-        ids = {kind: sorted({c.id for c in changes if c.kind == kind}) for kind in ("item", "user")}
-        self._put(self._store.items(ids["item"]), self._store.users(ids["user"]))
-        self._forgotten = self._store.forgotten()
-        self._change = changes[-1].seq
+        elif changes:
+            ids = {kind: sorted({c.id for c in changes if c.kind == kind}) for kind in ("item", "user")}
+            self._put(self._store.items(ids["item"]), self._store.users(ids["user"]))
+            self._forgotten = self._store.forgotten()
+            self._change = changes[-1].seq
 
     def _put(self, items: Mapping[str, Raw | None], users: Mapping[str, Raw]) -> None:
         roles = self.base.schema.roles

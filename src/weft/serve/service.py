@@ -49,11 +49,11 @@ class Service:
 
     def _recommend(self, asked: wire.RecommendRequest) -> ListOut:
         id, serving, moment = _request(), self.engine.serving, now()
-        live, user = serving.live, serving.live.user(asked.user)
+        live = serving.live
         recommender, missing = live.current()
         had, unread = _had(live, asked)
         answer = recommender.recommend(
-            user,
+            live.user(asked.user),
             k=asked.k,
             seen=asked.filters.seen,
             context=asked.context or None,
@@ -73,9 +73,8 @@ class Service:
 
     def _rank(self, asked: wire.RankRequest) -> ListOut:
         id, serving, moment = _request(), self.engine.serving, now()
-        user = serving.live.user(asked.user)
         recommender, missing = serving.live.current()
-        answer = recommender.rank(user, asked.candidates, context=asked.context or None)
+        answer = recommender.rank(serving.live.user(asked.user), asked.candidates, context=asked.context or None)
         found = _list(id, asked.user, answer, degraded=missing)
         self._log(serving, recommender, id, moment, asked, found)
         self._count(answer, found)
@@ -98,8 +97,8 @@ class Service:
 
     def _explain(self, asked: wire.ExplainQuery) -> wire.ExplainOut:
         live = self.engine.serving.live
-        user = live.user(asked.user)
         recommender, _ = live.current()
+        user = live.user(asked.user)
         _known(live.knows(asked.item), asked.item)
         listed = recommender.recommend(user, k=LISTED, had=live.had(asked.user, None), trace=True)
         place = next((p for p, item in enumerate(listed.items, 1) if str(item.id) == asked.item), None)

@@ -99,6 +99,7 @@ def _walk(text: str) -> None:
         json.loads(text)
     except (ValueError, RecursionError) as error:
         at = getattr(error, "pos", position)
+        path = levels[-1].next() if levels else "$"
         raise Malformed(f"the body is not JSON ({getattr(error, 'msg', error)}, character {at})", path) from None
 
 
