@@ -103,5 +103,8 @@ def test_real_lastfm_has_the_published_sizes_and_becomes_a_store(protocol: str, 
     assert [name for name, _ in share] == ["train", "test", "valid"]
     store = weft.prepare(out / "schema.toml", tmp_path / "store")
     assert len(store.items) == 17_632 + 2, "new artists are in the catalogue"
+    assert store.friends is not None
+    strangers = 10 if protocol == "new-artists" else 0  # pairs with a user who has no artist left to train on
+    assert store.friends.shape == (2, 12_717 - strangers)
     if protocol == "new-artists":
         assert (store.catalogue.counts[2:] == 0).sum() == 3_526 + 1_411

@@ -145,7 +145,7 @@ class ItemKNN(nn.Module):
         width = self.neighbour.shape[1]
         if not (width and len(self.owned)):
             return found
-        for rows in torch.arange(len(user_B), device=self.owned.device).split(max(1, AT_ONCE // width)):
+        for rows in torch.split(torch.arange(len(user_B), device=self.owned.device), max(1, AT_ONCE // width)):
             key_BK = user_B[rows, None] * self._items + self.neighbour[item_B[rows]]
             place_BK = torch.searchsorted(self.owned, key_BK).clamp(max=len(self.owned) - 1)
             has_BK = self.owned[place_BK] == key_BK

@@ -110,7 +110,7 @@ class Popularity(nn.Module):
         self._check_fitted()
         if self._column is None:
             return self._order(self.count, k).expand(len(user_U), -1)
-        segments, place_U = self.segment_of[user_U].unique(return_inverse=True)
+        segments, place_U = torch.unique(self.segment_of[user_U], return_inverse=True)
         return self._order(self.count[segments], k)[place_U]
 
     def _order(self, count: Tensor, k: int) -> Tensor:

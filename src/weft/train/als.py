@@ -69,7 +69,7 @@ def pairs_of(rows: Rows, users: int, items: int) -> tuple[Pairs, Pairs]:
     if rows.weight is not None:
         r = r * rows.weight
     key, place = np.unique(rows.user.astype(np.int64) * items + rows.item, return_inverse=True)
-    total = np.bincount(place, r, len(key))
+    total = np.bincount(place, r, len(key)).astype(np.float64)
     user, item = np.divmod(key, items)
     return _by(user, item, total, users), _by(item, user, total, items)
 
@@ -127,7 +127,7 @@ def solve(own_RE: Tensor, other_OE: Tensor, pairs: Pairs, *, alpha: float, l2: f
     size_R = pairs.offsets.diff()
     order = size_R.argsort(descending=True, stable=True)[: int((size_R > 0).sum())]
     own_RE[size_R == 0] = 0
-    for some in order.split(max(1, AT_ONCE // (width * width))):
+    for some in torch.split(order, max(1, AT_ONCE // (width * width))):
         matrix, right = _equations(some, y_OE, pairs, base_EE, alpha)
         factor = torch.linalg.cholesky(matrix)
         own_RE[some] = torch.cholesky_solve(right, factor)[:, :, 0].to(own_RE.dtype)
@@ -158,7 +158,7 @@ def objective(user_UE: Tensor, item_IE: Tensor, by_user: Pairs, *, alpha: float,
     x_UE, y_IE = user_UE.double(), item_IE.double()
     total = ((x_UE.T @ x_UE) * (y_IE.T @ y_IE)).sum() + l2 * (x_UE.square().sum() + y_IE.square().sum())
     user_M = torch.repeat_interleave(by_user.offsets.diff())
-    for some in torch.arange(len(user_M), device=user_M.device).split(max(1, AT_ONCE // x_UE.shape[1])):
+    for some in torch.split(torch.arange(len(user_M), device=user_M.device), max(1, AT_ONCE // x_UE.shape[1])):
         s = (x_UE[user_M[some]] * y_IE[by_user.other[some]]).sum(1)
         total = total + ((1 + alpha * by_user.r[some]) * (1 - s).square() - s.square()).sum()
     return float(total)

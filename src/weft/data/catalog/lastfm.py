@@ -117,7 +117,7 @@ def _schema(protocol: str, options: LastfmOptions) -> Schema:
     drawing = f"{options.test:.0%} of the {who} for the test, drawn with seed {options.seed}"
     return Schema(
         name=f"lastfm {protocol}",
-        tables=TableNames(interactions="interactions.parquet", items="items.parquet"),
+        tables=TableNames(interactions="interactions.parquet", items="items.parquet", friends="friends.parquet"),
         features=(
             Categorical(name="user_id", side="user"),
             Categorical(name="artist_id", side="item"),
