@@ -6,7 +6,9 @@ Dimension key: B rows of a batch, n negatives a row, N items for a whole batch, 
 from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from weft.batch import FIRST_ID
 from weft.data.store import Store
@@ -127,6 +129,13 @@ class UniformItems:
         drawn = generator.choice(self._met, self._count, replace=False)
         time = None if rows.time is None else generator.choice(rows.time, self._count)
         return _item_rows(self._transforms, self._items, drawn, time, rows)
+
+
+def met(store: Store) -> dict[str, Tensor]:
+    """For `user` and `item`, whether the train rows have each id of the catalogue [U], [I]."""
+    seen = store.catalogue.seen
+    before = np.append(0, np.cumsum(np.asarray(seen.split) == 0))[np.asarray(seen.offsets)]
+    return {"user": torch.from_numpy(np.diff(before) > 0), "item": torch.from_numpy(store.catalogue.counts > 0)}
 
 
 def met_items(store: Store) -> Ints:

@@ -8,12 +8,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from weft import artifacts
 from weft.data.store import Store
 from weft.errors import ConfigError, near
+from weft.evaluate.pipeline import judge_bundle
 from weft.evaluate.pointwise import pointwise
 from weft.evaluate.ranking import by_novelty, candidate_values, coverage, left_out, mean_of_users, progress, strangers
 from weft.evaluate.report import Report, Value
 from weft.ranking import full_ranking, list_values
+from weft.recommend.bundle import KIND as BUNDLE
+from weft.recommend.recommender import Recommender
 from weft.runs import SavedRun
 from weft.schema import Protocol, Schema
 from weft.scoring import Scorer
@@ -32,20 +36,33 @@ def evaluate(
     store: str | Path | None = None,
     seed: int = 0,
 ) -> Report:
-    """Judge a run.
+    """Judge a run, or a bundle with each of its stages.
 
     Args:
-        run: A run or its folder.
+        run: A run or its folder, or the folder of a bundle.
         split: train, valid or test.
-        protocol: pointwise, full or candidates; the schema's own protocol without it.
+        protocol: pointwise, full or candidates; the schema's own protocol without it. A bundle makes lists of the
+            whole catalogue, so that `full` is the only one of it, and what it has without this.
         store: The store, if it is not where the run was trained.
-        seed: Of the bootstrap intervals.
+        seed: Of the bootstrap intervals, and of a bundle's exploration.
 
     Raises:
         ConfigError: An unknown split or protocol, or one that the schema cannot serve.
         StaleModel: The store is not the one that the run was trained on.
     """
+    if not isinstance(run, SavedRun) and artifacts.kind_of(Path(run)) == BUNDLE:
+        return _bundle(Path(run), split=split, protocol=protocol, store=store, seed=seed)
     return judge(run, split=split, protocol=protocol, store=store, seed=seed).report
+
+
+def _bundle(path: Path, *, split: str, protocol: str | None, store: str | Path | None, seed: int) -> Report:
+    if protocol not in (None, "full"):
+        raise ConfigError(f"a bundle makes lists of the whole catalogue, got protocol {protocol!r}; give full or none")
+    recommender = Recommender.load(path)
+    data = Store.open(store if store is not None else recommender.bundle.manifest["store"]["path"])
+    chosen = resolve(recommender.schema, "full")
+    words = in_words(recommender.schema, chosen, ties="as the pipeline orders them")
+    return judge_bundle(recommender, data, chosen, words, split=split, seed=seed)
 
 
 class Judged(NamedTuple):
@@ -134,7 +151,7 @@ def resolve(schema: Schema, kind: str | None) -> Protocol:
     return schema.protocol if same else msgspec.structs.replace(schema.protocol, kind=kind, name=None)
 
 
-def in_words(schema: Schema, protocol: Protocol) -> str:
+def in_words(schema: Schema, protocol: Protocol, *, ties: str = "in random order") -> str:
     """A protocol in words, to stand beside its numbers."""
     split = schema.split.__class__.__name__.removesuffix("Split").lower()
     words = {"pointwise": "rows as they are", "full": "whole catalogue", "candidates": "given candidates"}
@@ -144,7 +161,7 @@ def in_words(schema: Schema, protocol: Protocol) -> str:
     if protocol.kind == "full":
         parts.append(f"relevant from {protocol.relevant:g}{_of_label(schema)}, seen items {_seen(protocol)}")
     if protocol.kind != "pointwise":
-        parts.append("equal scores in random order")
+        parts.append(f"equal scores {ties}")
     if schema.roles.position is not None:
         parts.append("position not given")
     return ", ".join(part for part in parts if part)

@@ -66,7 +66,10 @@ def by_novelty(ranked: Ranked, counts: Ints, protocol: Protocol) -> dict[str, Fl
         return {}
     found: dict[str, Floats] = {}
     for name, new in (("new", True), ("seen", False)):
-        values = list_values(ranked.of_items(counts, new=new), counts, protocol)
+        mine = ranked.of_items(counts, new=new)
+        if not mine.relevant.any():
+            continue
+        values = list_values(mine, counts, protocol)
         found |= {f"{name}.{key}": value for key, value in values.items() if key.partition("@")[0] in OF_PARTS}
     return found
 

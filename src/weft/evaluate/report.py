@@ -11,6 +11,7 @@ from rich.text import Text
 
 from weft.artifacts import write_json
 from weft.errors import ArtifactError
+from weft.evaluate.funnel import Funnel
 from weft.metrics import Interval
 
 
@@ -44,6 +45,7 @@ class Report(Struct, frozen=True, kw_only=True):
             though what it counts or grows is not free.
         seconds: Wall time of the evaluation.
         notes: What a reader must know to compare the numbers.
+        funnel: Of a bundle, what each stage loses.
     """
 
     model: str
@@ -55,6 +57,7 @@ class Report(Struct, frozen=True, kw_only=True):
     parameters: int
     seconds: float
     notes: tuple[str, ...] = ()
+    funnel: Funnel | None = None
 
     def json(self) -> str:
         """The report as one JSON object."""
@@ -75,6 +78,8 @@ class Report(Struct, frozen=True, kw_only=True):
                 Text(name), number(value.value), f"{number(value.low)} to {number(value.high)}", f"{value.count:,}"
             )
         console.print(table)
+        if self.funnel is not None:
+            self.funnel.render(console)
         for line in (f"protocol: {self.protocol}", *(f"note: {note}" for note in self.notes)):
             console.print(line, highlight=False, markup=False)
 

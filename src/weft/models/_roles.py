@@ -6,7 +6,7 @@ Dimension key: B rows, E width.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar
 
 import torch
@@ -17,6 +17,7 @@ from weft.batch import UNKNOWN, Batch, Fields
 from weft.errors import ConfigError, Unsupported
 from weft.layers import MLP, Embedding, Head
 from weft.layers.embedding import Update
+from weft.models._contract import embeddings
 from weft.models._search import Choice, Range, Space
 
 # Of the published code of NCF: a batch of 256 rows is 51 and their negatives.
@@ -59,6 +60,20 @@ def role_tables(fields: Fields, width: int, config: RoleConfig, model: str) -> E
     for name in ("user", "item"):
         tables.table(name)[UNKNOWN] = 0
     return tables
+
+
+@torch.no_grad()
+def forget_unmet(model: nn.Module, met: Mapping[str, Tensor]) -> None:
+    """Zero vectors for those of the catalogue that the train rows do not have: a model of ids knows nothing of them.
+
+    Args:
+        model: One that says `roles_only`, before training.
+        met: For `user` and `item`, whether the train rows have each id.
+    """
+    for layer in embeddings(model):
+        for name in met.keys() & layer.slices.keys():
+            table = layer.table(name)
+            table[~met[name].to(table.device)] = 0
 
 
 def role_ids(batch: Batch, model: str) -> tuple[Tensor, Tensor]:

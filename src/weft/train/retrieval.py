@@ -104,10 +104,9 @@ class RetrievalLoss(nn.Module):
         """The loss of a batch of relevant rows."""
         assert isinstance(model, Retriever)
         with autocast(self._precision, batch.ids.device):
-            vectors = vectors_of(model, batch)
-        user_BE, item_BE, drawn_NE = (None if v is None else v.float() for v in vectors)
-        assert user_BE is not None
-        assert item_BE is not None
+            user_BE, item_BE, drawn_NE = vectors_of(model, batch)
+        user_BE, item_BE = _precise(user_BE), _precise(item_BE)
+        drawn_NE = None if drawn_NE is None else _precise(drawn_NE)
         if self._loss != PAIRS:
             return self._softmax(user_BE, item_BE, drawn_NE, batch)
         assert drawn_NE is not None
@@ -212,6 +211,10 @@ class Had(nn.Module):
         return had_BN
 
 
+def _precise(vector: Tensor) -> Tensor:
+    return vector.to(torch.promote_types(vector.dtype, torch.float32))
+
+
 def _streaming(items: int) -> losses.StreamingFrequency:
     return losses.StreamingFrequency(SLOTS_PER_ITEM * items)
 
@@ -235,10 +238,11 @@ def validate(model: nn.Module, store: Store, *, seed: int) -> dict[str, float]:
 
     What users have in the train rows is hidden, as the schema's protocol says. No metric where there is no row.
     """
+    model.eval()
     rows = store.split("valid")
     if not len(rows):
         return {}
-    scorer = Scorer(model.eval(), store.transforms, store.items)
+    scorer = Scorer(model, store.transforms, store.items)
     protocol = replace(store.schema.protocol, kind="full")
     ranked = ranking.full_ranking(rows, scorer, store.catalogue, store.schema, protocol, split="valid", seed=seed)
     values = ranking.list_values(ranked, store.catalogue.counts, protocol)
