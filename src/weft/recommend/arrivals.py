@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weft.recommend.bundle import Member
+from weft.recommend.member import Member
 from weft.transforms.catalogue import Catalogue
 from weft.transforms.rows import Rows, concat
 

@@ -15,91 +15,37 @@ All runs of a bundle come from one store, and so have one encoding. Loading need
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors.torch import save_file
 
 from weft import artifacts
 from weft.batch import FIRST_ID
-from weft.errors import ArtifactError, ConfigError, StaleModel, Unsupported, near
-from weft.models import Retriever
-from weft.models import Source as ProposesItems
-from weft.models._contract import roles_only
+from weft.errors import ArtifactError, ConfigError, StaleModel, Unsupported
 from weft.recommend import calibrate as calibration
 from weft.recommend import index as indexes
 from weft.recommend import pipeline as pipelines
 from weft.recommend.calibrate import Calibrator
-from weft.recommend.index import Index
-from weft.recommend.pipeline import Mmr, Pipeline, Rank, Source
-from weft.recommend.values import feature_names
-from weft.runs import CONFIG, OPTIMIZER, TRANSFORMS, RunConfig, SavedRun, load_model, read_config
+from weft.recommend.machine import compile_pipeline
+from weft.recommend.member import INDEX, PARTS, Member, findable, member_of, read_member
+from weft.recommend.names import Names
+from weft.recommend.pipeline import Pipeline, Source
+from weft.recommend.resolve import resolved, scored_by, usual
+from weft.runs import CONFIG, OPTIMIZER, TRANSFORMS, RunConfig, SavedRun
 from weft.schema import Schema
-from weft.scoring import Scorer
 from weft.transforms.catalogue import Catalogue
 from weft.transforms.encode import Transforms
 from weft.transforms.rows import Rows
 
 KIND = "bundle"
-PIPELINE, CATALOGUE, RUNS, INDEX = "pipeline.toml", "catalogue", "runs", "index"
-PARTS, CALIBRATOR, STATE = "parts.safetensors", "calibrator.json", "state.json"
+PIPELINE, CATALOGUE, RUNS = "pipeline.toml", "catalogue", "runs"
+CALIBRATOR, STATE = "calibrator.json", "state.json"
 EXACT_MOST = 100_000
 CALIBRATED_ROWS = 1_000_000
 QUERIES = 1_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Member:
-    """A run of a bundle, ready to score.
-
-    Attributes:
-        name: In the pipeline.
-        id: Of the run's manifest.
-        config: What decided the run.
-        scorer: The model over the bundle's catalogue.
-        index: Of a retriever that is a source.
-        exact: Scores every item where it proposes, instead of giving its own lists.
-    """
-
-    name: str
-    id: str
-    config: RunConfig
-    scorer: Scorer
-    index: Index | None = None
-    exact: bool = False
-
-    @property
-    def model(self) -> nn.Module:
-        """As it serves."""
-        return self.scorer.model
-
-    @property
-    def is_retriever(self) -> bool:
-        """Whether users and items have vectors."""
-        return isinstance(self.model, Retriever)
-
-    @property
-    def is_source(self) -> bool:
-        """Whether the model itself proposes items."""
-        return isinstance(self.model, ProposesItems)
-
-    @property
-    def needs_id(self) -> bool:
-        """Whether it knows nothing of users and items but their ids."""
-        return roles_only(self.model)
-
-    @cached_property
-    def unit_vectors(self) -> NDArray[np.float32]:
-        """Item vectors of length 1 [I, E], for likeness; zeros stay zeros."""
-        vectors = self.scorer.item_vectors()
-        length = np.linalg.norm(vectors, axis=1, keepdims=True)
-        unit: NDArray[np.float32] = (vectors / np.maximum(length, 1e-12)).astype(np.float32)
-        return unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +84,7 @@ class Bundle:
 
     def summary(self) -> str:
         """What is in it, in words."""
-        sources = ", ".join(f"{source.run} ({_how(self.members[source.run])})" for source in self.pipeline.sources)
+        sources = ", ".join(f"{source.run} ({self.members[source.run].how})" for source in self.pipeline.sources)
         ranking = ", ".join(rank.run for rank in self.pipeline.ranking) or "no ranker"
         final = ", ".join(pipelines.kind_of(step) for step in self.pipeline.final) or "no last step"
         return f"{sources} -> {ranking} -> {final}; id {self.id[:12]}"
@@ -151,7 +97,7 @@ class Bundle:
         _no_strangers(folder, manifest)
         transforms, catalogue = Transforms.load(folder / TRANSFORMS), Catalogue.load(folder / CATALOGUE)
         found = {
-            name: _member(folder / RUNS / name, name, facts["id"], transforms, catalogue)
+            name: read_member(folder / RUNS / name, name, facts["id"], transforms, catalogue)
             for name, facts in manifest["runs"].items()
         }
         calibrator = folder / CALIBRATOR
@@ -199,8 +145,10 @@ def bundle(
     first.check_store(artifacts.read_manifest(base, "store")["id"], base)
     catalogue, transforms = Catalogue.load(base), first.transforms
     members = {name: member_of(run, transforms, catalogue, name) for name, run in saved.items()}
-    chosen = _checked(_read(pipeline, members), members, transforms)
+    chosen = resolved(_read(pipeline, members), members, transforms)
     members = _with_indexes(chosen, members, transforms, catalogue)
+    assert transforms.item_ids is not None
+    compile_pipeline(chosen, members, transforms, catalogue, Names(vocabulary=transforms.item_ids))
     calibrator = None if calibrate is None else _calibrated(calibrate, chosen, members, base)
     with artifacts.new_folder(target, KIND, **_facts(chosen, members, first.config)) as folder:
         (folder / PIPELINE).write_text(pipelines.dumps(chosen), encoding="utf-8")
@@ -214,10 +162,14 @@ def bundle(
     return Bundle.load(target)
 
 
-def _how(member: Member) -> str:
-    if member.index is None:
-        return "its own lists" if member.is_source else "every item scored"
-    return f"{member.index.facts.kind} index, recall {member.index.facts.recall:.3f}"
+def check_schema(schema: Schema) -> None:
+    """Unsupported where there are no users or items, or no one score to order by."""
+    if schema.roles.user is None or schema.roles.item is None:
+        raise Unsupported("recommending needs `user` and `item` in [roles] of the schema; `weft predict` scores rows")
+    if any(label.task == "multiclass" for label in schema.roles.label[:1]):
+        raise Unsupported(
+            "recommending orders items by one score, and a multiclass label has several; `weft predict` scores rows"
+        )
 
 
 def of_run(run: SavedRun, catalogue: Catalogue) -> Bundle:
@@ -233,22 +185,6 @@ def of_run(run: SavedRun, catalogue: Catalogue) -> Bundle:
         pipeline=Pipeline(sources=(Source(run=member.name, quota=1),)),
         members={member.name: member},
     )
-
-
-def member_of(run: SavedRun, transforms: Transforms, catalogue: Catalogue, name: str) -> Member:
-    """A run over a catalogue."""
-    model = load_model(run.path, run.config, transforms.fields)
-    scorer = Scorer(model, transforms, catalogue.items, intercept=run.intercept)
-    return Member(name=name, id=run.id, config=run.config, scorer=scorer)
-
-
-def _member(folder: Path, name: str, id: str, transforms: Transforms, catalogue: Catalogue) -> Member:
-    config = read_config(folder)
-    parts = load_file(folder / PARTS) if (folder / PARTS).is_file() else None
-    model = load_model(folder, config, transforms.fields)
-    scorer = Scorer(model, transforms, catalogue.items, intercept=config.intercept, parts=parts)
-    index = Index.load(folder / INDEX, model=id) if (folder / INDEX).is_dir() else None
-    return Member(name=name, id=id, config=config, scorer=scorer, index=index)
 
 
 def _no_strangers(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -279,79 +215,14 @@ def _opened(paths: Sequence[str | Path]) -> dict[str, SavedRun]:
                 f"the runs {str(first.path)!r} and {str(run.path)!r} were trained on different stores, so their ids do "
                 "not mean the same; bundle runs of one store"
             )
-        if len(run.transforms.schema.roles.label) and run.transforms.schema.roles.label[0].task == "multiclass":
-            raise Unsupported("recommending orders items by one score, and a multiclass label has several")
+    check_schema(first.schema)
     return found
-
-
-# Pipelines and runs
 
 
 def _read(pipeline: Pipeline | str | Path | None, members: Mapping[str, Member]) -> Pipeline:
     if isinstance(pipeline, Pipeline):
         return pipeline
-    return _usual(members) if pipeline is None else pipelines.load(pipeline)
-
-
-def _usual(members: Mapping[str, Member]) -> Pipeline:
-    """Retrievers and sources propose and the others rank; where none proposes, the first ranker does."""
-    sources = [name for name, member in members.items() if member.is_retriever or member.is_source]
-    rankers = [name for name in members if name not in sources]
-    if not sources:
-        sources, rankers = rankers[:1], rankers[1:]
-    return Pipeline(
-        sources=tuple(Source(run=name) for name in sources), ranking=tuple(Rank(run=name) for name in rankers)
-    )
-
-
-def _checked(pipeline: Pipeline, members: Mapping[str, Member], transforms: Transforms) -> Pipeline:
-    """The pipeline with the runs' own names; ConfigError where it names what is not there, or leaves a run idle."""
-    for where, name in pipeline.runs():
-        _resolved(name, members, f"`{where}`")
-    features = feature_names(transforms.schema, transforms)
-    for where, name in pipeline.features():
-        if name not in features:
-            raise ConfigError(f"`{where}`: no item feature of values is named {name!r}; {near(name, features)}")
-    chosen = msgspec.structs.replace(
-        pipeline,
-        sources=tuple(msgspec.structs.replace(s, run=_resolved(s.run, members, "")) for s in pipeline.sources),
-        ranking=tuple(msgspec.structs.replace(r, run=_resolved(r.run, members, "")) for r in pipeline.ranking),
-        final=tuple(
-            _with_run(s, i, members, features) if isinstance(s, Mmr) else s for i, s in enumerate(pipeline.final)
-        ),
-    )
-    used = {name for _, name in chosen.runs()} | {step.by for step in chosen.final if isinstance(step, Mmr)}
-    idle = next((name for name in members if name not in used), None)
-    if idle is not None:
-        raise ConfigError(f"the pipeline does not use the run {idle!r}; name it there or leave it out of the bundle")
-    return chosen
-
-
-def _with_run(step: Mmr, place: int, members: Mapping[str, Member], features: Sequence[str]) -> Mmr:
-    named = [name for name, member in members.items() if step.by in (name, member.config.model)]
-    if not named and step.by in features:
-        return step
-    where = f"`final[{place}].by`"
-    if not named:
-        known = [*members, *features]
-        raise ConfigError(f"{where}: no run and no item feature is named {step.by!r}; {near(step.by, known)}")
-    name = _resolved(step.by, members, where)
-    if not members[name].is_retriever:
-        raise ConfigError(f"{where}: the run {name!r} has no item vectors; name a retriever or an item feature")
-    return msgspec.structs.replace(step, by=name)
-
-
-def _resolved(name: str, members: Mapping[str, Member], where: str) -> str:
-    """The run that a pipeline means: by its own name, or by its model's where that says which."""
-    if name in members:
-        return name
-    alike = [own for own, member in members.items() if member.config.model == name]
-    if len(alike) == 1:
-        return alike[0]
-    if alike:
-        raise ConfigError(f"{where}: the runs {', '.join(alike)} are all of the model {name!r}; name one of them")
-    known = {*members, *(member.config.model for member in members.values())}
-    raise ConfigError(f"{where}: no run is named {name!r}; {near(name, known)}")
+    return usual(members) if pipeline is None else pipelines.load(pipeline)
 
 
 def _ranks(pipeline: Pipeline, name: str) -> bool:
@@ -389,13 +260,6 @@ def _indexed(member: Member, source: Source, place: int, transforms: Transforms,
     return replace(member, index=index)
 
 
-def findable(member: Member, catalogue: Catalogue) -> NDArray[np.bool_]:
-    """The items [I] that a retriever has something to say of; one that knows ids alone says nothing of new items."""
-    found = np.ones(len(catalogue.items), bool) if not member.needs_id else catalogue.counts > 0
-    found[:FIRST_ID] = False
-    return found
-
-
 def _calibrated(method: str, pipeline: Pipeline, members: Mapping[str, Member], store: Path) -> Calibrator:
     scorer = members[scored_by(pipeline)].scorer
     label = scorer.transforms.schema.roles.label
@@ -408,17 +272,6 @@ def _calibrated(method: str, pipeline: Pipeline, members: Mapping[str, Member], 
     scores = scorer.rows(rows)
     assert rows.label is not None
     return calibration.fit(method, scores if scores.ndim == 1 else scores[:, 0], rows.label[:, 0])
-
-
-def scored_by(pipeline: Pipeline) -> str:
-    """The run whose score an item has: the last ranker, or the only source."""
-    if pipeline.ranking:
-        return pipeline.ranking[-1].run
-    if len(pipeline.sources) > 1:
-        raise ConfigError(
-            "calibrating needs a score, and several sources without a ranker have none in common; add [[ranking]]"
-        )
-    return pipeline.sources[0].run
 
 
 def _facts(pipeline: Pipeline, members: Mapping[str, Member], first: RunConfig) -> dict[str, Any]:

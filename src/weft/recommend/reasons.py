@@ -9,7 +9,7 @@ MARKS = {PINNED: "pinned", BOOSTED: "boosted", DRAWN: "drawn to explore"}
 
 
 def reasons(walk: Walk, user: int) -> list[tuple[str, ...]]:
-    """For each item of a user's list, where it stood after each stage that had it, and what was done to it.
+    """For each item of a user's list, where it stood after each stage, such as `dcn_v2 #3`, and what was done to it.
 
     Args:
         walk: The way.
@@ -17,13 +17,16 @@ def reasons(walk: Walk, user: int) -> list[tuple[str, ...]]:
     """
     listed = walk.lists[user]
     places = [
-        (stage.name, {item: place for place, item in enumerate(stage.ids[user].tolist(), 1) if item != PADDING})
+        (
+            stage.name.split(".")[-1],
+            {item: place for place, item in enumerate(stage.ids[user].tolist(), 1) if item != PADDING},
+        )
         for stage in walk.stages
-        if stage.skipped is None
+        if stage.skipped is None and stage.kind != "merge"
     ]
     return [
         (
-            *(f"{name}: place {place[item]}" for name, place in places if item in place),
+            *(f"{name} #{place[item]}" for name, place in places if item in place),
             *(text for bit, text in MARKS.items() if mark & bit),
         )
         for item, mark in zip(listed.ids.tolist(), listed.mark.tolist(), strict=True)

@@ -25,13 +25,15 @@ from weft.errors import ConfigError, DataError, Unsupported, near
 from weft.recommend.answers import Item, Recommendation, Trace, render
 from weft.recommend.arrivals import extended, with_item_rows, with_user_rows
 from weft.recommend.budget import Workers
-from weft.recommend.bundle import KIND, Bundle, Member, findable, of_run
-from weft.recommend.final import Listed, Step, compiled
+from weft.recommend.bundle import KIND, Bundle, check_schema, of_run
+from weft.recommend.final import Listed
+from weft.recommend.machine import Compiled, compile_pipeline, stages_of
+from weft.recommend.member import Member, findable
 from weft.recommend.names import Names
-from weft.recommend.pipeline import Pipeline, kind_of
+from weft.recommend.pipeline import Pipeline
 from weft.recommend.reasons import reasons, traced
 from weft.recommend.rules import Moment, Rules
-from weft.recommend.stages import Asked, Passed, Proposes, Stages, Walk, exactly, from_index, from_lists, stage
+from weft.recommend.stages import Asked, Passed, Stages, Walk, padded
 from weft.runs import SavedRun
 from weft.schema import Categorical, Dense, MultiHot, Schema, Sequence
 from weft.transforms.catalogue import Catalogue
@@ -64,13 +66,6 @@ class Judged(NamedTuple):
     available: NDArray[np.bool_] | None
 
 
-class _Compiled(NamedTuple):
-    """What a pipeline and a catalogue decide, whatever the history."""
-
-    rules: Rules
-    final: tuple[Step, ...]
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Recommender:
     """Answers requests; `load` makes one.
@@ -86,7 +81,7 @@ class Recommender:
     users: Names
     items: Names
     gone: frozenset[int] = frozenset()
-    _compiled: _Compiled
+    _compiled: Compiled
     _workers: Workers
 
     @staticmethod
@@ -121,7 +116,7 @@ class Recommender:
             bundle=bundle,
             users=Names(vocabulary=transforms.user_ids),
             items=items,
-            _compiled=_compile(bundle, items, frozenset()),
+            _compiled=_compiled(bundle, items, frozenset()),
             _workers=Workers(),
         )
 
@@ -341,9 +336,9 @@ class Recommender:
         """With users that arrived, or that changed: rows of the user table by column name, the user role among them."""
         names, ids = _placed(values, self.schema.roles.user, self.users, "user")
         rows = self.transforms.encode_side(from_values(self.schema, values), "user")
-        return replace(
-            self, bundle=replace(self.bundle, catalogue=with_user_rows(self.catalogue, rows, ids)), users=names
-        )
+        catalogue = with_user_rows(self.catalogue, rows, ids)
+        over = self._compiled._replace(rules=self._rules.over(catalogue))
+        return replace(self, bundle=replace(self.bundle, catalogue=catalogue), users=names, _compiled=over)
 
     def with_transforms(self, transforms: Transforms) -> "Recommender":
         """With newer history; the vocabularies are the same."""
@@ -357,7 +352,7 @@ class Recommender:
         self, catalogue: Catalogue, members: Mapping[str, Member], *, items: Names, gone: frozenset[int]
     ) -> "Recommender":
         bundle = replace(self.bundle, catalogue=catalogue, members=members)
-        return replace(self, bundle=bundle, items=items, gone=gone, _compiled=_compile(bundle, items, gone))
+        return replace(self, bundle=bundle, items=items, gone=gone, _compiled=_compiled(bundle, items, gone))
 
     # Answers
 
@@ -397,12 +392,12 @@ class Recommender:
 
     def _popular(self, asked: Asked) -> Walk:
         """What is popular and may be shown, through the last steps."""
+        start = time.perf_counter()
         order, scores = self._fallback
-        lists = []
-        for place in range(len(asked)):
-            kept = order[asked.allows(place, order)][: max(FALLBACK, asked.k)]
-            lists.append(Listed.of(kept, scores[kept]))
-        return self._stages.finish(asked, lists)
+        places = range(len(asked))
+        kept = [order[asked.allows(place, order)][: max(FALLBACK, asked.k)] for place in places]
+        passed = Passed(POPULAR, "source", padded(kept), time.perf_counter() - start)
+        return self._stages.finish(asked, [Listed.of(ids, scores[ids]) for ids in kept], passed)
 
     def _scored_by(self, walk: Walk) -> str:
         """The registry name of what the scores are of."""
@@ -471,7 +466,7 @@ class Recommender:
 
     @cached_property
     def _stages(self) -> Stages:
-        return _stages(self.bundle, self._compiled.final, self._workers)
+        return stages_of(self.pipeline, self.bundle.members, self._compiled.final, self._workers)
 
     @cached_property
     def _fallback(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -489,14 +484,8 @@ def _is_bundle(folder: Path) -> bool:
     return kind == KIND
 
 
-def check_schema(schema: Schema) -> None:
-    """Unsupported where there are no users or items, or no one score to order by."""
-    if schema.roles.user is None or schema.roles.item is None:
-        raise Unsupported("recommending needs `user` and `item` in [roles] of the schema; `weft predict` scores rows")
-    if any(label.task == "multiclass" for label in schema.roles.label[:1]):
-        raise Unsupported(
-            "recommending orders items by one score, and a multiclass label has several; `weft predict` scores rows"
-        )
+def _compiled(bundle: Bundle, items: Names, gone: frozenset[int]) -> Compiled:
+    return compile_pipeline(bundle.pipeline, bundle.members, bundle.transforms, bundle.catalogue, items, gone)
 
 
 def context_columns(schema: Schema) -> tuple[str, ...]:
@@ -504,51 +493,6 @@ def context_columns(schema: Schema) -> tuple[str, ...]:
     plain = (Dense, Categorical, MultiHot)
     mine = [f for f in schema.features if isinstance(f, plain) or (isinstance(f, Sequence) and f.of is None)]
     return tuple(feature.name for feature in mine if schema.side_of(feature.name) == "context")
-
-
-def _compile(bundle: Bundle, items: Names, gone: frozenset[int]) -> _Compiled:
-    transforms, catalogue, members = bundle.transforms, bundle.catalogue, bundle.members
-    rules = Rules(bundle.pipeline.filters, transforms, catalogue, items.id_of, gone=np.array(sorted(gone), np.int64))
-
-    def vectors(name: str) -> NDArray[np.float32] | None:
-        return members[name].unit_vectors if name in members else None
-
-    steps = bundle.pipeline.final
-    return _Compiled(rules, tuple(compiled(step, catalogue.items, transforms, items.id_of, vectors) for step in steps))
-
-
-def _stages(bundle: Bundle, final: Series[Step], workers: Workers) -> Stages:
-    pipeline, members = bundle.pipeline, bundle.members
-    scored = not pipeline.ranking and len(pipeline.sources) == 1
-    return Stages(
-        [
-            stage(
-                f"sources.{s.run}",
-                proposes(members[s.run], scored=scored),
-                workers,
-                budget_ms=s.budget_ms,
-                size=s.quota,
-            )
-            for s in pipeline.sources
-        ],
-        [
-            stage(f"ranking.{r.run}", members[r.run].scorer, workers, budget_ms=r.budget_ms, size=r.keep)
-            for r in pipeline.ranking
-        ],
-        [
-            stage(f"final.{kind_of(step)}", run, workers, budget_ms=step.budget_ms)
-            for step, run in zip(pipeline.final, final, strict=True)
-        ],
-    )
-
-
-def proposes(member: Member, *, scored: bool) -> Proposes:
-    """How a run proposes: by its index, by its own lists, or by scoring every item."""
-    if member.index is not None:
-        return from_index(member.index, member.scorer, needs_id=member.needs_id)
-    if member.is_source and not member.exact:
-        return from_lists(member.model, member.scorer, needs_id=member.needs_id, scored=scored)
-    return exactly(member.scorer, needs_id=member.needs_id)
 
 
 def _placed(

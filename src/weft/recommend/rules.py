@@ -4,6 +4,7 @@ Dimension key: I items.
 """
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -77,6 +78,12 @@ class Rules:
             left[gone] = False
             masks.append(left)
         self.available: Mask | None = reduce(np.logical_and, masks) if masks else None
+
+    def over(self, catalogue: Catalogue) -> "Rules":
+        """The same rules over a catalogue with further users."""
+        changed = copy(self)
+        changed._catalogue = catalogue
+        return changed
 
     def asked(self, seen: str | None) -> Protocol:
         """The protocol of a request that may say itself what happens to seen items; ConfigError if it cannot."""

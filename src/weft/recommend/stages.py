@@ -181,9 +181,9 @@ class Stages:
         lists = [Listed.of(merged.ids[u, :n], merged.scores[u, :n]) for u, n in enumerate(counts)]
         return Walk(self._finished(asked, lists, scorer, passed), tuple(passed), scored_by)
 
-    def finish(self, asked: Asked, lists: Sequence[Listed]) -> Walk:
-        """The last steps alone, on lists that come from elsewhere."""
-        passed: list[Passed] = []
+    def finish(self, asked: Asked, lists: Sequence[Listed], first: Passed) -> Walk:
+        """The last steps alone, on lists that come from elsewhere; `first` says whence."""
+        passed = [first]
         return Walk(self._finished(asked, lists, None, passed), tuple(passed), -1)
 
     def _candidates(self, asked: Asked, passed: list[Passed]) -> Proposed:
@@ -217,7 +217,7 @@ class Stages:
         wishes = [_wish(asked, place, scorer) for place in range(len(asked))]
         for stage in self._final:
             lists, seconds, skipped = _try(stage, asked, partial(_each, stage.run, lists, wishes), lists)
-            passed.append(Passed(stage.name, "final", _padded([one.ids for one in lists]), seconds, skipped))
+            passed.append(Passed(stage.name, "final", padded([one.ids for one in lists]), seconds, skipped))
         return tuple(one.take(slice(0, asked.k)) for one in lists)
 
 
@@ -253,7 +253,8 @@ def _wish(asked: Asked, place: int, scorer: Scorer | None) -> Wish:
     )
 
 
-def _padded(ids: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+def padded(ids: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Ids of users as a table [U, N], 0 behind the last of each."""
     width = max(map(len, ids), default=0)
     table = np.zeros((len(ids), width), np.int64)
     for place, mine in enumerate(ids):

@@ -1,0 +1,58 @@
+"""Time budgets: late calls are left behind, and a stage that hangs is not asked again."""
+
+import threading
+import time
+
+import pytest
+
+from weft.recommend.budget import MOST_LATE, Budget, Late, Workers
+
+
+def test_a_call_without_a_limit_stays_in_its_thread() -> None:
+    budget = Budget(None, Workers())
+    assert budget.call(threading.get_ident) == threading.get_ident()
+
+
+def test_a_call_in_time_gives_what_it_gives_or_raises() -> None:
+    budget = Budget(5_000, Workers())
+    assert budget.call(lambda: 7) == 7
+    assert budget.call(threading.get_ident) != threading.get_ident()
+    with pytest.raises(ZeroDivisionError):
+        budget.call(lambda: 1 // 0)
+
+
+def test_a_late_call_is_left_behind_and_counted_until_it_ends() -> None:
+    budget, go = Budget(20, Workers()), threading.Event()
+    start = time.perf_counter()
+    for _ in range(MOST_LATE):
+        with pytest.raises(Late, match="not done within 20 ms"):
+            budget.call(go.wait)
+    assert time.perf_counter() - start < 2
+    begun = time.perf_counter()
+    with pytest.raises(Late, match=f"{MOST_LATE} earlier calls"):
+        budget.call(lambda: 7)
+    assert time.perf_counter() - begun < 0.02
+    go.set()
+    for _ in range(500):
+        time.sleep(0.01)
+        if not budget._late:
+            break
+    assert Budget(5_000, budget._workers).call(lambda: 7) == 7
+    assert budget._late == 0
+
+
+def test_threads_are_used_again_and_calls_run_side_by_side() -> None:
+    workers = Workers()
+    budget = Budget(10_000, workers)
+    idents = set()
+    for _ in range(20):
+        idents.add(budget.call(threading.get_ident))
+        time.sleep(0.002)
+    assert len(idents) < 20
+    barrier = threading.Barrier(3)
+    threads = [threading.Thread(target=lambda: budget.call(barrier.wait)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
