@@ -62,6 +62,7 @@ class GraphSAGE(nn.Module):
             steps: Steps of each walk.
             restart: Probability that a step begins anew at the walk's start.
             top: How many of the visited nodes are neighbours.
+            embedding_std: Larger than elsewhere: rows that start close to zero leave all nodes alike after the norm.
         """
 
         SPACE: ClassVar[Space] = {
@@ -78,6 +79,7 @@ class GraphSAGE(nn.Module):
         steps: Positive = 4
         restart: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.3
         top: Positive = 20
+        embedding_std: Annotated[float, Meta(ge=0.0)] = 0.1
 
     def __init__(self, fields: Fields, config: Config, graph: Graph | None = None) -> None:
         super().__init__()
