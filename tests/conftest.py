@@ -12,6 +12,7 @@ from weft.runs import SavedRun
 QUICK = ("train.batch_size=64", "train.learning_rate=0.02", "train.epochs=12", "train.patience=4")
 SETTINGS: dict[str, tuple[str, ...]] = {
     "popularity": (),
+    "item_knn": ("neighbours=5",),
     "lr": QUICK,
     "mf": (*QUICK, "embedding_dim=8", "embedding_std=0.1"),
     "dcn_v2": (*QUICK, "embedding_dim=8", "hidden=[16]", "embedding_std=0.1"),

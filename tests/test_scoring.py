@@ -49,7 +49,7 @@ def by_hand(store: Store, run: SavedRun, user: int, time: int) -> list[float]:
         return (model(batch) + 0.25).tolist()
 
 
-@pytest.mark.parametrize("model", ["popularity", "lr", "mf", "dcn_v2"])
+@pytest.mark.parametrize("model", ["popularity", "item_knn", "lr", "mf", "dcn_v2"])
 def test_the_catalogue_is_scored_like_full_rows(camps: Store, camp_runs: dict[str, SavedRun], model: str) -> None:
     scorer, users = scorer_of(camps, camp_runs[model]), camps.transforms.user_ids
     assert users is not None
@@ -62,6 +62,17 @@ def test_the_catalogue_is_scored_like_full_rows(camps: Store, camp_runs: dict[st
         wanted = by_hand(camps, camp_runs[model], camp.FIRST_USER + place, now)
         np.testing.assert_allclose(found[place, columns], wanted, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(scorer.catalogue(camps.users.take(ids)), found, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", ["popularity", "item_knn"])
+def test_a_model_that_scores_all_items_at_once_is_not_asked_row_by_row(
+    camps: Store, camp_runs: dict[str, SavedRun], model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer, users = scorer_of(camps, camp_runs[model]), camps.users.take(np.arange(7))
+    every = np.broadcast_to(np.arange(len(camps.items)), (7, len(camps.items)))
+    one_by_one = scorer.candidates(users, every)
+    monkeypatch.setattr(scorer, "candidates", None)
+    np.testing.assert_allclose(scorer.catalogue(users), one_by_one, rtol=1e-6)
 
 
 def test_some_candidates_are_scored_like_the_catalogue(

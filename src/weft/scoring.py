@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from weft.batch import Batch
 from weft.errors import Diverged
-from weft.models import Retriever, served
+from weft.models import Retriever, ScoresAll, served
+from weft.models._contract import roles_only
 from weft.models._predict import predict
 from weft.transforms.encode import Transforms
 from weft.transforms.rows import Rows, concat
@@ -74,8 +75,13 @@ class Scorer:
     def catalogue(self, users: Rows, times: Times | None = None) -> Scores:
         """Score every item of the catalogue for each user row: [U, I], as of each row's time (None: now).
 
-        A retriever whose item vectors do not depend on history is searched by one matrix product.
+        A retriever whose item vectors do not depend on history is searched by one matrix product; a model that scores
+        all items for the id of a user is asked for these.
         """
+        if isinstance(self.model, ScoresAll) and roles_only(self.model) and users.user is not None:
+            with torch.inference_mode():
+                scores = self.model.scores(torch.from_numpy(users.user.astype(np.int64))).numpy()
+            return self._finite(scores + np.float32(self.intercept))
         if isinstance(self.model, Retriever) and (times is None or self._items_have_no_history):
             users = self.transforms.as_of(users, time=times)
             scores = self._vectors(self.model.user_vectors, users) @ self._items_now.T

@@ -66,6 +66,7 @@ class Popularity(nn.Module):
         self._config, self._task, self._relevant = config, fields.task, fields.relevant
         self._items = fields.items
         self._column = None if config.segment is None else _segment(fields, config.segment)
+        self.roles_only = self._column is None
         shape = [fields.items] if self._column is None else [fields.ids[self._column].rows, fields.items]
         self.count: Tensor
         self.line: Tensor
