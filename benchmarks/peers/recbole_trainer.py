@@ -9,6 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import _old_numpy  # noqa: F401, before RecBole
 import numpy as np
 import recbole
 import torch
@@ -96,7 +97,7 @@ def make_trainer(case):
 
 
 def make_evaluator(case):
-    """Its evaluation of given vectors: files NAME.part{1,2,3}.inter and vectors.npz lie in the folder `ranking`."""
+    """Its evaluation of given vectors: files NAME.part{1,2,3}.inter, NAME.item, vectors.npz in the folder `ranking`."""
     folder = Path(case["ranking"])
     config = config_of(
         "BPR",
@@ -105,7 +106,8 @@ def make_evaluator(case):
         benchmark_filename=["part1", "part2", "part3"],
         USER_ID_FIELD="user_id",
         ITEM_ID_FIELD="item_id",
-        load_col={"inter": ["user_id", "item_id"]},
+        load_col={"inter": ["user_id", "item_id"], "item": ["item_id"]},
+        metric_decimal_place=9,
         embedding_size=case["width"],
         metrics=["Recall", "NDCG"],
         topk=[20],
