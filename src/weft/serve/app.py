@@ -91,7 +91,7 @@ def _open(settings: Settings, meters: Meters, load: Callable[[Path], Recommends]
     bundle = Path(settings.bundle).resolve()
     store = EventStore(settings.store_url)
     limits = settings.limits
-    engine = Engine(store, bundle.parent, load)
+    engine = Engine(store, bundle.parent, load, window=limits.outcome_seconds)
     engine.start(bundle)
     meters.generation.set(engine.serving.generation.seq)
     gate = Gate(threads=settings.threads, waiting=limits.waiting, patience=limits.patience)

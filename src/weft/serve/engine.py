@@ -45,6 +45,7 @@ class Engine:
         store: Whose pointer says which bundle serves.
         root: The folder in which bundles lie.
         load: A recommender from a bundle's folder; it checks every file.
+        window: Seconds after an impression in which what the user does counts for it.
         patience: Seconds in which all workers must have followed.
     """
 
@@ -54,10 +55,11 @@ class Engine:
         root: Path,
         load: Callable[[Path], Recommends],
         *,
+        window: float = 1_800.0,
         patience: float = PATIENCE,
     ) -> None:
         self.store, self.root, self.worker = store, root.resolve(), uuid.uuid4().hex
-        self._load, self._patience = load, patience
+        self._load, self._window, self._patience = load, window, patience
         self._serving: Serving | None = None
         self._moving = threading.Lock()
         self._reported, self._at = -1, 0.0
@@ -138,7 +140,7 @@ class Engine:
 
     def _ready(self, path: Path) -> Live:
         recommender = self._load(path)
-        live = Live(recommender, self.store)
+        live = Live(recommender, self.store, window=self._window)
         live.current()[0].warm()
         return live
 

@@ -2,9 +2,15 @@
 
 The log is the truth. Before each request the log is read on from where it was left, whoever wrote there, and the
 history of the transforms grows by the new events; so an answer knows every event that was acknowledged before it.
+
+An impression is a row of the table of interactions, dated as it was shown. It counts as a row at once; sums and
+sequences learn of a play or like at once too. A mean has to know of the impressions that nothing followed, so it takes
+each row when the row's window has closed. Once all windows have closed, the history is that of a table of impressions
+with their outcomes, to the byte.
 """
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, final
@@ -13,15 +19,16 @@ import numpy as np
 
 from weft.errors import Unavailable
 from weft.recommend.answers import Item, Recommendation
+from weft.schema import Count, Schema
 from weft.schema import Protocol as Judging
-from weft.schema import Schema
 from weft.serve.features import unpack
-from weft.serve.rows import in_unit, outcomes_of, place_of
+from weft.serve.rows import TrainingRows, in_unit, outcome_columns, outcomes_of, place_of, training_rows
 from weft.serve.store import Event, EventStore, now, user_hash
 from weft.transforms.encode import Transforms
 from weft.transforms.rows import Rows, concat
 
 AT_ONCE = 5_000
+LOOK = 1.0  # seconds between two looks for rows whose window has closed
 NOBODY = "\x00forgotten"
 
 Raw = Mapping[str, Any]
@@ -89,20 +96,25 @@ class Live:
         base: The recommender as its bundle has it.
     """
 
-    def __init__(self, base: Recommends, store: EventStore) -> None:
-        self.base, self._store = base, store
+    def __init__(self, base: Recommends, store: EventStore, *, window: float = 1_800.0) -> None:
+        self.base, self._store, self._window = base, store, window
         self._lock = threading.Lock()
+        self._means = means_of(base.schema)
         self._start()
 
     def current(self) -> tuple[Recommends, list[str]]:
         """The recommender as of now, and `store` where the log cannot be read, so that it is as of some time ago."""
         try:
-            if self._store.newest() > self._seq or self._store.newest_change() > self._change:
+            if self._is_behind():
                 with self._lock:
                     self._follow()
         except Unavailable:
             return self._now, ["store"]
         return self._now, []
+
+    def _is_behind(self) -> bool:
+        closing = bool(self._means) and time.monotonic() > self._look
+        return closing or self._store.newest() > self._seq or self._store.newest_change() > self._change
 
     def knows(self, item: str | int) -> bool:
         """Whether an item is of the bundle, or was put beside it."""
@@ -138,7 +150,8 @@ class Live:
 
     def _start(self) -> None:
         """Begin with the bundle, and take in all that the store has."""
-        self._seq, self._change = 0, self._store.newest_change()
+        self._seq, self._closed, self._look = 0, 0, 0.0
+        self._change = self._store.newest_change()
         self._added: frozenset[str] = frozenset()
         self._taken: frozenset[str] = frozenset()
         self._forgotten = self._store.forgotten()
@@ -151,6 +164,20 @@ class Live:
         while events := self._store.events(self._seq, limit=AT_ONCE):
             self._now = self._with_events(self._now, events)
             self._seq = events[-1].seq
+        if self._means:
+            self._close()
+
+    def _close(self) -> None:
+        """Give the means the rows whose window has closed."""
+        schema = self.base.schema
+        while True:
+            ready = training_rows(self._store, schema, since=self._closed, window=self._window)
+            if ready.offset == self._closed:
+                break
+            if ready.rows is not None:
+                self._now = self._now.with_transforms(with_means(self._now.transforms, ready, self._means))
+            self._closed = ready.offset
+        self._look = time.monotonic() + LOOK
 
     def _follow_changes(self) -> None:
         """Take in what was written to items and users; who was forgotten takes part of the history along."""
@@ -211,19 +238,39 @@ class Live:
 def grown(transforms: Transforms, rows: Rows, events: Sequence[Event]) -> Transforms:
     """Transforms whose history also has some events, row i being that of event i.
 
-    An impression is a row of the table; what followed is told when it is known, and dated as the row is, as in a table
-    of impressions with their outcomes.
+    What followed an impression is dated as the impression is, as in a table of them with their outcomes.
     """
     shown = np.array([event.kind == "impression" for event in events])
     made = transforms
+    later = {feature.name for feature in means_of(transforms.schema)}
     if shown.any():
         made = made.with_events(transforms.events_of(rows.take(shown)))
     told = [outcomes_of(event, transforms.schema) for event in events]
     for column in dict.fromkeys(name for outcome in told for name in outcome):
         at = np.array([place for place, outcome in enumerate(told) if column in outcome])
         values = np.array([told[place][column] for place in at.tolist()])
-        made = made.with_events(transforms.events_of(rows.take(at), column, values))
+        told_now = transforms.events_of(rows.take(at), column, values)
+        made = made.with_events({name: e for name, e in told_now.items() if name not in later})
     return made
+
+
+def means_of(schema: Schema) -> tuple[Count, ...]:
+    """The Counts that are means of what is known only after a row was shown."""
+    known_later = outcome_columns(schema)
+    return tuple(f for f in schema.features if isinstance(f, Count) and f.stat == "mean" and f.of in known_later)
+
+
+def with_means(transforms: Transforms, ready: TrainingRows, means: Sequence[Count]) -> Transforms:
+    """Transforms whose means also have some rows that are ready."""
+    assert ready.rows is not None
+    assert ready.rows.label is not None
+    labels = [label.name for label in transforms.schema.roles.label]
+    known = {name: ready.rows.label[:, place].astype(np.float64) for place, name in enumerate(labels)}
+    known |= ready.values
+    for mean in means:
+        made = transforms.events_of(ready.rows, mean.of, known[str(mean.of)])
+        transforms = transforms.with_events({mean.name: made[mean.name]})
+    return transforms
 
 
 def _at(rows: Rows, time: int, schema: Schema) -> Rows:

@@ -41,7 +41,7 @@ class TrainingRows:
         items: [n] external ids.
         bundles: [n] id of the bundle that showed the item.
         explored: [n] whether the list was left to chance.
-        values: [n] by column: the outcomes that are no labels (seconds listened), NaN where unknown.
+        values: [n] by column: the outcomes that are no labels (seconds listened), 0 where nothing was told.
         skipped: Impressions that were read and gave no row: quarantined, or not in any answer that was logged.
     """
 
@@ -125,7 +125,7 @@ def joined(
         items=tuple(event.item for event in kept),
         bundles=tuple(request.bundle for _, request in usable),
         explored=tuple(request.explored for _, request in usable),
-        values={name: np.array([result.get(name, np.nan) for result in results]) for name in others},
+        values={name: np.array([result.get(name, 0.0) for result in results]) for name in others},
         skipped=len(impressions) - len(kept),
     )
 

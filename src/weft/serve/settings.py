@@ -32,6 +32,7 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         rate: Requests a second of one key, in a worker; None is no limit.
         burst: Requests that a key may save up.
         events_hourly: Events of one user within an hour; None is no cap.
+        outcome_seconds: In which what a user does counts for what was shown.
         drain_seconds: In which requests that run may end when the service stops.
     """
 
@@ -46,6 +47,7 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rate: Span | None = None
     burst: Positive = 100
     events_hourly: Positive | None = 10_000
+    outcome_seconds: Span = 1_800.0
     drain_seconds: Span = 10.0
 
 
