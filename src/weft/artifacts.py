@@ -96,6 +96,15 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     return manifest
 
 
+def kind_of(folder: Path) -> str | None:
+    """What a folder is by its manifest; None where it has none that can be read."""
+    try:
+        kind: object = json.loads((folder / MANIFEST).read_bytes())["kind"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return kind if isinstance(kind, str) else None
+
+
 def verify(folder: Path, kind: str) -> dict[str, Any]:
     """Read the manifest and check every file against its hash; ArtifactError names the first file that differs."""
     manifest = read_manifest(folder, kind)

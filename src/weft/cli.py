@@ -219,23 +219,30 @@ def evaluate(
     split: Literal["train", "valid", "test"] = "test",
     protocol: str | None = None,
     store: str | None = None,
+    out: str | None = None,
     json: bool = False,
 ) -> None:
-    """Judge a run on a split; every number stands with its interval and its protocol.
+    """Judge a run, or a bundle stage by stage; every number stands with its interval and its protocol.
 
     Example: weft evaluate runs/dcn --split test --json
 
     Args:
-        run: A run folder.
+        run: A run folder, or a bundle.
         split: Which rows.
-        protocol: pointwise, full or candidates; the schema's own without this.
+        protocol: pointwise, full or candidates; the schema's own without this. Of a bundle, full.
         store: The store, if it was moved since training.
+        out: A folder to write: report.json and, of a bundle, the funnel as index.html, which needs no network.
         json: Print one JSON object.
     """
     from weft.evaluate.evaluator import evaluate as run_evaluate
+    from weft.evaluate.page import write_report
 
     report = run_evaluate(run, split=split, protocol=protocol, store=store)
+    if out is not None:
+        write_report(report, out)
     sys.stdout.write(report.json() + "\n") if json else report.render(_console())
+    if out is not None and not json:
+        _say(f"wrote {out}")
 
 
 def compare(

@@ -26,14 +26,14 @@ LINE = 34  # pixels
 def write_report(report: Report, folder: str | Path) -> None:
     """Write a report into a folder, that of a bundle also as a page."""
     report.save(Path(folder) / REPORT)
-    if report.funnel is not None:
+    if isinstance(report.funnel, Funnel):
         write_atomic(Path(folder) / PAGE, render_page(report).encode())
 
 
 def render_page(report: Report) -> str:
     """The page of the report on a bundle."""
     found = report.funnel
-    assert found is not None
+    assert isinstance(found, Funnel)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
     return template.render(

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -45,7 +45,7 @@ class Report(Struct, frozen=True, kw_only=True):
             though what it counts or grows is not free.
         seconds: Wall time of the evaluation.
         notes: What a reader must know to compare the numbers.
-        funnel: Of a bundle, what each stage loses.
+        funnel: Of a bundle, what each stage loses; UNSET of a run.
     """
 
     model: str
@@ -57,7 +57,7 @@ class Report(Struct, frozen=True, kw_only=True):
     parameters: int
     seconds: float
     notes: tuple[str, ...] = ()
-    funnel: Funnel | None = None
+    funnel: Funnel | UnsetType = UNSET
 
     def json(self) -> str:
         """The report as one JSON object."""
@@ -78,7 +78,7 @@ class Report(Struct, frozen=True, kw_only=True):
                 Text(name), number(value.value), f"{number(value.low)} to {number(value.high)}", f"{value.count:,}"
             )
         console.print(table)
-        if self.funnel is not None:
+        if isinstance(self.funnel, Funnel):
             self.funnel.render(console)
         for line in (f"protocol: {self.protocol}", *(f"note: {note}" for note in self.notes)):
             console.print(line, highlight=False, markup=False)
