@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -225,6 +226,34 @@ def test_join_equals_encoding_the_joined_rows(transforms: Transforms, user: Any,
     assert_same(transforms.join(repeated, catalogue, time=np.full(len(items), time)), expected)
     full = transforms.encode(from_values(SCHEMA, joined), time=0)
     assert_same(transforms.join(full, full, time=np.full(len(items), time)), expected)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(table=TABLES, time=st.none() | st.integers(0, 10))
+def test_the_users_side_alone_is_that_of_join(transforms: Transforms, table: list[Any], time: int | None) -> None:
+    full = transforms.encode(from_values(SCHEMA, table), time=0)
+    catalogue = transforms.encode_side(from_values(SCHEMA, table), "item")
+    context = transforms.encode_side(from_values(SCHEMA, table), "context")
+    alone = transforms.encode_side(from_values(SCHEMA, table), "user")
+    times = None if time is None else np.full(len(table), time)
+    for users, given_context in ((full, None), (alone, None), (alone, context), (full, context)):
+        joined = transforms.join(users, catalogue, context=given_context, time=times)
+        found = transforms.user_side(users, context=given_context, time=times)
+        one, two = (rows.batch().of(transforms.fields, "user", "context") for rows in (found, joined))
+        assert torch.equal(one.ids, two.ids)
+        assert torch.equal(one.dense, two.dense)
+        assert list(one.ragged) == [field.name for field in transforms.fields.of("user", "context").ragged]
+        for name, sets in two.ragged.items():
+            assert all(torch.equal(a, b) for a, b in zip(one.ragged[name], sets, strict=True) if a is not None)
+        assert_same_roles(found, joined)
+        assert not found.ids[:, [i for i, f in enumerate(transforms.fields.ids) if f.side in ("item", "pair")]].any()
+
+
+def assert_same_roles(one: Rows, two: Rows) -> None:
+    for name in ("user", "group", "weight", "time"):
+        mine, theirs = getattr(one, name), getattr(two, name)
+        assert (mine is None) == (theirs is None)
+        assert mine is None or np.array_equal(mine, theirs)
 
 
 def sides_of(*sides: str) -> list[str]:

@@ -50,7 +50,9 @@ from weft.transforms.vocabulary import Vocabulary
 
 Values = NDArray[np.int32] | RaggedArrays
 Made = Count | Sequence | Cross
+Sources = list[tuple[Rows, tuple[str, ...]]]
 USER_SIDES, ITEM_SIDES = ("user", "context"), ("item",)
+USER_ROLES = ("user", "group", "weight")
 
 _T = TypeVar("_T")
 
@@ -161,23 +163,23 @@ class Transforms:
             users, items = _repeated(users, n), _repeated(items, n)
         users = self._as_of(users, time, USER_SIDES)
         items = self._as_of(items, time, ITEM_SIDES)
-        sources: list[tuple[Rows, tuple[str, ...]]] = [(users, ("user",)), (items, ITEM_SIDES)]
-        mixed: tuple[Made, ...] = self._layout(("pair",)).made
-        if context is None and "context" in users.sides:
-            sources[0] = (users, USER_SIDES)
-        else:
-            sources.append((self._no_context if context is None else context, ("context",)))
-            mixed = (*self._layout(("context",)).made, *mixed)
-        rows = self._assembled(sources, n)
-        roles: dict[str, Any] = {name: _stretched(getattr(users, name), n) for name in ("user", "group", "weight")}
+        sources, mixed = self._user_sources(users, context)
+        mixed = (*mixed, *self._layout(("pair",)).made)
+        rows = self._assembled([*sources, (items, ITEM_SIDES)], n)
+        roles: dict[str, Any] = {name: _stretched(getattr(users, name), n) for name in USER_ROLES}
         rows = replace(
             rows, **roles, item=_stretched(items.item, n), time=None if time is None else _broadcast(time, n)
         )
         return self._with_made(rows, mixed, self._moments(time, n)) if mixed else rows
 
     def user_side(self, users: Rows, *, context: Rows | None = None, time: int | Ints | None = None) -> Rows:
-        """Rows of users and their context as `join` makes them, with every column of the item and of the pair missing."""
-        return self.join(users, self._no_item, context=context, time=time)
+        """Rows of users and their context as `join` makes them; the columns of the item and of the pair are missing."""
+        n = len(users)
+        users = self._as_of(users, time, USER_SIDES)
+        sources, mixed = self._user_sources(users, context)
+        roles: dict[str, Any] = {name: getattr(users, name) for name in USER_ROLES}
+        rows = replace(self._assembled(sources, n), **roles, time=None if time is None else _broadcast(time, n))
+        return self._with_made(rows, mixed, self._moments(time, n)) if mixed else rows
 
     # Fitting
 
@@ -471,7 +473,14 @@ class Transforms:
         rows = replace(rows, ids=np.array(rows.ids), dense=np.array(rows.dense))
         return self._with_made(rows, made, self._moments(time, len(rows)))
 
-    def _assembled(self, sources: list[tuple[Rows, tuple[str, ...]]], n: int) -> Rows:
+    def _user_sources(self, users: Rows, context: Rows | None) -> tuple[Sources, tuple[Made, ...]]:
+        """Where the columns of user and context come from, and what is to be made of both."""
+        if context is None and "context" in users.sides:
+            return [(users, USER_SIDES)], ()
+        given = self._no_context if context is None else context
+        return [(users, ("user",)), (given, ("context",))], self._layout(("context",)).made
+
+    def _assembled(self, sources: Sources, n: int) -> Rows:
         full = self._layout(ALL_SIDES)
         ids = np.zeros((n, len(full.fields.ids)), np.int32)
         dense = np.zeros((n, len(full.fields.dense)), np.float32)
@@ -493,10 +502,6 @@ class Transforms:
     @cached_property
     def _no_context(self) -> Rows:
         return self.encode_side(from_values(self.schema, [{}]), "context")
-
-    @cached_property
-    def _no_item(self) -> Rows:
-        return self.encode_side(from_values(self.schema, [{}]), "item")
 
     # Small things
 
