@@ -17,6 +17,7 @@ import polars as pl
 import pytest
 import torch
 from numpy.typing import NDArray
+from plotly.graph_objects import Figure
 from rich.console import Console
 
 import camps_for_tests as camp
@@ -27,7 +28,9 @@ from weft.data.store import Store
 from weft.errors import ConfigError, StaleModel
 from weft.evaluate.evaluator import evaluate, in_words, resolve
 from weft.evaluate.funnel import Funnel
-from weft.evaluate.page import render_page
+from weft.evaluate.page import left, render_page
+from weft.evaluate.page import lost as lost_bars
+from weft.evaluate.page import recalls as recalls_bars
 from weft.evaluate.pipeline import judge_bundle
 from weft.evaluate.report import Report, load
 from weft.recommend.bundle import Bundle, bundle
@@ -256,6 +259,17 @@ def test_the_page_escapes_what_others_wrote(runs: list[Path], camps: Store, tmp_
     assert "where the good items are lost" in page
     assert '"funnel"' in page
     assert "://" not in page.split("<script>", 1)[0]
+
+
+def test_the_plots_show_the_counts(runs: list[Path], camps: Store, tmp_path: Path) -> None:
+    report = judged(planted(runs, tmp_path / "b", pipeline(deny=DENIED), turned=True), camps)
+    found = report.funnel
+    assert isinstance(found, Funnel)
+    funnel, bars, recalls = (Figure(figure) for figure in (left(found), lost_bars(found), recalls_bars(found)))
+    assert list(funnel.data[0].y) == ["relevant", *(step.name for step in found.steps), "the first 6"]
+    assert list(funnel.data[0].x) == [found.relevant, *(step.left for step in found.steps), found.shown]
+    assert sum(bars.data[0].x) + found.shown == found.relevant
+    assert list(recalls.data[0].x) == [1.0]
 
 
 def test_a_folder_with_the_report_and_of_a_bundle_with_the_page(
