@@ -1,5 +1,6 @@
 import threading
-from itertools import chain, pairwise
+from dataclasses import replace
+from itertools import chain, groupby, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -64,10 +65,23 @@ def test_orders(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(order.tolist()) == list(range(10))
     blocks = [block // 4 for block in order]
     assert len([b for a, b in pairwise(blocks) if a != b]) == 2
-    with pytest.raises(ConfigError, match=r"`shuffle` must be one of global, block, none, got 'all'"):
+    with pytest.raises(ConfigError, match=r"`shuffle` must be one of global, block, users, none, got 'all'"):
         Loader(rows(), 4, shuffle="all")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"`batch_size` must be at least 1, got 0"):
         Loader(rows(), 0)
+
+
+def test_users_are_shuffled_and_their_rows_stay_together() -> None:
+    users = np.array([5, 2, 5, 9, 2, 5, 7, 9, 2, 3], np.int32)
+    orders = [Loader(replace(rows(), user=users), 4, shuffle="users").order(epoch) for epoch in range(20)]
+    for order in orders:
+        assert order is not None
+        runs = [user for user, _ in groupby(users[order])]
+        assert sorted(order.tolist()) == list(range(10))
+        assert len(runs) == 5, "each user's rows are one run"
+    assert len({tuple(users[order].tolist()) for order in orders if order is not None}) > 10
+    with pytest.raises(ConfigError, match="`shuffle` = 'users' keeps rows of a user together, and the rows say none"):
+        Loader(rows(), 4, shuffle="users").order(0)
 
 
 def loaders() -> int:

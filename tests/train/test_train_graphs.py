@@ -61,7 +61,7 @@ def in_camp(run: SavedRun, store: Store) -> float:
     return (songs[best] % 2 == camp[:, None]).double().mean().item()
 
 
-@pytest.mark.parametrize("loss", ["bpr", "softmax"])
+@pytest.mark.parametrize("loss", ["bpr", "softmax", "full_softmax"])
 @pytest.mark.parametrize("name", GRAPHS)
 def test_a_run_finds_the_camps_and_is_loaded_without_a_graph(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, loss: str

@@ -13,7 +13,7 @@ from weft.batch import Batch
 from weft.errors import ConfigError
 from weft.transforms.rows import Rows
 
-Shuffle = Literal["global", "block", "none"]
+Shuffle = Literal["global", "block", "users", "none"]
 
 BLOCK = 262_144  # consecutive rows that a block shuffle keeps together
 
@@ -41,7 +41,8 @@ class Loader:
         rows: Rows in memory or memory-mapped.
         batch_size: Rows a batch, before a sampler adds its own.
         shuffle: `global` is a permutation of all rows. `block` permutes blocks of 262,144 consecutive rows, and the
-            rows inside each: reading stays local where the rows do not fit into memory. `none` keeps the order.
+            rows inside each: reading stays local where the rows do not fit into memory. `users` permutes the users and
+            keeps the rows of each together. `none` keeps the order.
         seed: Of the shuffle.
         drop_last: Leave out the last batch where it is smaller.
         prefetch: Batches that are prepared ahead; 0 prepares each one when it is asked for.
@@ -103,7 +104,18 @@ class Loader:
             return None
         if self._shuffle == "global":
             return generator.permutation(len(self._rows))
+        if self._shuffle == "users":
+            return self._by_users(generator)
         return _block_order(len(self._rows), generator)
+
+    def _by_users(self, generator: np.random.Generator) -> NDArray[np.int64]:
+        user = self._rows.user
+        if user is None:
+            raise ConfigError(
+                "`shuffle` = 'users' keeps rows of a user together, and the rows say none; choose another"
+            )
+        place = generator.permutation(int(user.max(initial=0)) + 1)
+        return place[user].argsort(kind="stable")
 
 
 def _block_order(rows: int, generator: np.random.Generator) -> NDArray[np.int64]:

@@ -138,6 +138,21 @@ def met(store: Store) -> dict[str, Tensor]:
     return {"user": torch.from_numpy(np.diff(before) > 0), "item": torch.from_numpy(store.catalogue.counts > 0)}
 
 
+class EveryItem:
+    """All items that the train rows have, the same at every step, by their ids alone.
+
+    Args:
+        store: A prepared data set with an item role.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._rows = store.items.take(met_items(store)).bare()
+
+    def __call__(self, rows: Rows, *, epoch: int, step: int) -> Rows:
+        """The same rows every time."""
+        return self._rows
+
+
 def met_items(store: Store) -> Ints:
     """The ids of the items that the train rows have."""
     return np.flatnonzero(store.catalogue.counts[FIRST_ID:]) + FIRST_ID

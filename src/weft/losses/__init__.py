@@ -1,6 +1,7 @@
 """Losses: raw logits and labels in, one number out."""
 
 from weft.losses.frequency import ExactFrequency, StreamingFrequency, together
+from weft.losses.full import full_softmax
 from weft.losses.pairwise import bpr
 from weft.losses.pointwise import Loss, for_task, logistic, poisson, softmax, squared_error
 from weft.losses.sampled import accidental_hits, corrected, hardest, refined_softmax, sampled_softmax, twins, without
@@ -13,6 +14,7 @@ __all__ = [
     "bpr",
     "corrected",
     "for_task",
+    "full_softmax",
     "hardest",
     "logistic",
     "poisson",

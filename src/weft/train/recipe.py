@@ -20,7 +20,7 @@ from weft.models import _registry as registry
 DenseRule = Literal["adam", "adamw", "adagrad", "sgd"]
 TableRule = Literal["adam", "adamw", "adagrad", "sgd", "rowwise_adagrad", "ftrl"]
 
-LossName = Literal["auto", "task", "softmax", "sampled_softmax", "bpr", "als"]
+LossName = Literal["auto", "task", "softmax", "sampled_softmax", "full_softmax", "bpr", "als"]
 
 Count = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0)]
@@ -37,8 +37,10 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         loss: What is minimised. `task` is the loss of each label's task on all train rows. The others are for
             retrievers, read the relevant train rows only and are validated by ranking the whole catalogue:
             `softmax` sets each row's item against the items of the batch and `uniform_negatives`, `sampled_softmax`
-            against the latter only, `bpr` against `negatives` items that the user does not have; `als` alternates exact
-            least squares. `auto` is the model's own. Of these, rows weigh what the schema's `weight` role says.
+            against the latter only, `full_softmax` against all items (for models of ids alone or of a graph; the rows
+            of a user share the work where `shuffle = "users"` brings them into one batch), `bpr` against `negatives`
+            items that the user does not have; `als` alternates exact least squares. `auto` is the model's own. Of
+            these, rows weigh what the schema's `weight` role says.
         log_q: How `softmax` and `sampled_softmax` are corrected for items being drawn by their frequency: all logits,
             as in the `paper` of Yi et al.; `refined`, the positive's is left alone and rows weigh 1 - P(positive);
             or `none`.
@@ -48,7 +50,7 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         hard_negatives: Only so many, the best scored ones, of a row's drawn negatives count; 0 is all.
         als_alpha: With `als`, how much more sure a pair is than one that is not there, for each unit of its label.
         als_l2: With `als`, λ of |x|^2 in the sum over all pairs; `l2`, rates and optimizers have no part in it.
-        shuffle: Global, by blocks (for data on slow disks), or none.
+        shuffle: Global, by blocks (for data on slow disks), by users (their rows stay together), or none.
         optimizer: Rule of the dense group.
         learning_rate: Of every group that has none of its own.
         wide_optimizer: Rule of the wide group; None is the dense group's rule.
@@ -87,7 +89,7 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     als_l2: Positive = 100.0
     batch_size: Count = 4096
     epochs: Count = 20
-    shuffle: Literal["global", "block", "none"] = "global"
+    shuffle: Literal["global", "block", "users", "none"] = "global"
     optimizer: DenseRule = "adam"
     learning_rate: Positive = 1e-3
     wide_optimizer: TableRule | None = None

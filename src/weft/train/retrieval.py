@@ -17,18 +17,18 @@ from torch import Tensor, nn
 from weft import losses, ranking
 from weft.batch import FIRST_ID, Batch, Fields
 from weft.data.load import ItemSampler
-from weft.data.sample import OtherItems, UniformItems, met_items
+from weft.data.sample import EveryItem, OtherItems, UniformItems, met_items
 from weft.data.store import Store
 from weft.errors import ConfigError, Unsupported, near
 from weft.models import Retriever
 from weft.models import _registry as registry
-from weft.models._contract import vectors_of
+from weft.models._contract import roles_only, vectors_of
 from weft.models._predict import autocast
 from weft.scoring import Scorer
 from weft.train.recipe import Recipe
 from weft.transforms.rows import Rows
 
-IN_BATCH, DRAWN, PAIRS = "softmax", "sampled_softmax", "bpr"
+IN_BATCH, DRAWN, ALL, PAIRS = "softmax", "sampled_softmax", "full_softmax", "bpr"
 PROTOCOL = "full: whole catalogue, items of the train rows hidden as the schema says"
 SLOTS_PER_ITEM = 4  # of the streaming frequencies
 
@@ -43,7 +43,7 @@ def loss_name(model: str, recipe: Recipe) -> str:
 def check_loss(loss: str, model: nn.Module, store: Store, recipe: Recipe) -> None:
     """Unsupported or ConfigError where a model or a store cannot be trained with a loss."""
     name = type(model).__name__
-    if loss not in (IN_BATCH, DRAWN, PAIRS):
+    if loss not in (IN_BATCH, DRAWN, ALL, PAIRS):
         return
     if not isinstance(model, Retriever):
         raise Unsupported(
@@ -53,6 +53,11 @@ def check_loss(loss: str, model: nn.Module, store: Store, recipe: Recipe) -> Non
     roles = store.schema.roles
     if roles.user is None or roles.item is None:
         raise Unsupported(f"`train.loss` = {loss!r} needs `user` and `item` in [roles] of the schema; add them")
+    if loss == ALL and not (roles_only(model) or getattr(model, "reads_graph", False)):
+        raise Unsupported(
+            f"`train.loss` = {loss!r} needs vectors of all items at every step, and {name} makes them from features; "
+            "set train.loss=softmax, or train.loss=sampled_softmax with train.uniform_negatives"
+        )
     if loss == DRAWN and not recipe.uniform_negatives:
         raise ConfigError("`train.loss` = 'sampled_softmax' needs items to draw; set train.uniform_negatives=1000")
     if recipe.hard_negatives and not (recipe.uniform_negatives or loss == PAIRS):
@@ -78,6 +83,8 @@ def item_sampler(loss: str, store: Store, recipe: Recipe, seed: int) -> ItemSamp
     """What draws a batch's negatives; None where the items of the batch are all there are."""
     if loss == PAIRS:
         return OtherItems(store, max(recipe.negatives, 1), seed=seed)
+    if loss == ALL:
+        return EveryItem(store)
     return UniformItems(store, recipe.uniform_negatives, seed=seed) if recipe.uniform_negatives else None
 
 
@@ -107,10 +114,24 @@ class RetrievalLoss(nn.Module):
             user_BE, item_BE, drawn_NE = vectors_of(model, batch)
         user_BE, item_BE = _precise(user_BE), _precise(item_BE)
         drawn_NE = None if drawn_NE is None else _precise(drawn_NE)
-        if self._loss != PAIRS:
+        if self._loss in (IN_BATCH, DRAWN):
             return self._softmax(user_BE, item_BE, drawn_NE, batch)
         assert drawn_NE is not None
+        if self._loss == ALL:
+            return self._full(user_BE, item_BE, drawn_NE, batch)
         return self._bpr(user_BE, item_BE, drawn_NE, batch)
+
+    def _full(self, user_BE: Tensor, item_BE: Tensor, every_IE: Tensor, batch: Batch) -> Tensor:
+        """Each user once: the model makes the same vector for all rows of a user."""
+        assert batch.user is not None
+        user_U, place_B = torch.unique(batch.user, return_inverse=True)
+        first_U = torch.full_like(user_U, len(batch)).scatter_reduce_(
+            0, place_B, torch.arange(len(batch), device=place_B.device), "amin"
+        )
+        products = torch.bfloat16 if self._precision == "bf16" else None
+        positive_B = (user_BE * item_BE).sum(1)
+        user_UE = user_BE.index_select(0, first_U)
+        return losses.full_softmax(positive_B, user_UE, every_IE, place_B, batch.weight, products=products)
 
     def _bpr(self, user_BE: Tensor, item_BE: Tensor, drawn_NE: Tensor, batch: Batch) -> Tensor:
         drawn_BnE = drawn_NE.view(len(user_BE), -1, drawn_NE.shape[1])
