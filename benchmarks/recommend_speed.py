@@ -26,7 +26,7 @@ from weft.recommend.pipeline import Mmr, Pipeline, Rank, Source
 from weft.recommend.recommender import Recommender
 
 QUOTA, K = 500, 10
-RETRIEVER = "mf"
+RETRIEVER = "two_tower"
 SHORT = ("train.epochs=1", "train.batch_size=1024")
 GENRES = [f"genre-{i}" for i in range(20)]
 

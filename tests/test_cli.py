@@ -71,7 +71,7 @@ def test_train_has_no_model_flags(capsys: Capture) -> None:
 
 
 def test_results_can_be_had_as_json(capsys: Capture) -> None:
-    for verb in ("describe", "crosses", "models", "train", "evaluate", "recommend", "explain", "dimensions"):
+    for verb in ("describe", "crosses", "models", "train", "evaluate", "bundle", "recommend", "explain", "dimensions"):
         assert "json" in options_of(capsys, verb)
     assert "json" in options_of(capsys, "data", "list")
 
@@ -102,6 +102,13 @@ def test_results_can_be_had_as_json(capsys: Capture) -> None:
         ("recommend LR --user 1 -k 0", "`k` must be 1 or more"),
         ("recommend LR --users nothing.txt", "cannot read the users file"),
         ("recommend STORE --user 1", "a run"),
+        ("recommend LR --user 1000 --context hour", "takes name=value, got 'hour'"),
+        ("recommend LR --user 1000 --context hour=3", "`context` has no feature 'hour'"),
+        ("recommend LR --users FILE --trace", "give them with --user"),
+        ("bundle LR --out RUN --pipeline no.toml", "cannot read the pipeline 'no.toml'"),
+        ("bundle LR --out FILE", "exists already"),
+        ("bundle nowhere --out RUN", "'nowhere' is not a folder"),
+        ("bundle LR --out RUN --calibrate beta", "invalid choice 'beta'"),
         ("explain LR --out FILE", "exists already"),
         ("explain LR --out RUN --user 1000", "give --user and --item"),
         ("explain LR --out RUN --user 1 --item song-1", "the user '1' is unknown"),
@@ -244,6 +251,23 @@ def test_the_road_on_the_command_line(capsys: Capture, tmp_path: Path) -> None:
     lines = out(capsys, "recommend", run, "--users", str(tmp_path / "users.txt"), "-k", "4").splitlines()
     assert [json.loads(line)["user"] for line in lines] == [str(user) for user in users]
     assert [item["id"] for item in json.loads(lines[0])["items"]] == [item["id"] for item in answer["items"]]
+
+    bundle = str(tmp_path / "bundle")
+    made = json.loads(out(capsys, "bundle", f"{run}-p", run, "--calibrate", "isotonic", "--out", bundle, "--json"))
+    assert {name: facts["model"] for name, facts in made["runs"].items()} == {"run-p": "popularity", "run": "dcn_v2"}
+    said = out(capsys, "bundle", run, "--out", f"{bundle}-2")
+    assert "run (every item scored) -> no ranker" in said
+    line = re.findall("next: weft (recommend .*) --user ID", " ".join(said.split()))[0]
+    asked = [*shlex.split(line), "--user", str(users[0])]
+    traced = out(capsys, *asked, "--context", "hour=3", "weekday=1", "--trace")
+    assert "sources.run" in traced
+    assert "run #1" in traced
+    cli.run(["recommend", bundle, "--users", str(tmp_path / "users.txt"), "-k", "4"])
+    printed = capsys.readouterr()
+    assert "3 users in" in printed.err
+    assert "a second" in printed.err
+    for text in printed.out.splitlines():
+        assert all(0 <= item["score"] <= 1 for item in json.loads(text)["items"])
 
     pairs = pl.DataFrame({"user_id": [users[0]] * 4, "track_id": [item["id"] for item in answer["items"]]})
     pairs.with_columns(hour=pl.lit(8), weekday=pl.lit(1)).write_parquet(tmp_path / "rows.parquet")

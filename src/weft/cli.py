@@ -389,6 +389,8 @@ def recommend(
 
     if (user is None) == (users is None):
         raise ConfigError("give either --user ID or --users FILE")
+    if user is None and (context or trace):
+        raise ConfigError("`--context` and `--trace` are of one request; give them with --user")
     recommender = Recommender.load(run, store=store)
     if user is None:
         print_many(recommender, str(users), k=k, seen=seen, out=sys.stdout, console=_console(stderr=True))

@@ -37,6 +37,8 @@ def made(folder: Path) -> Music:
         "popularity": (),
         "mf": (*QUICK, "embedding_dim=8"),
         "lr": QUICK,
+        "item_knn": (),
+        "two_tower": (*QUICK, "embedding_dim=4", "hidden=[16]", "width=8"),
         "dcn_v2": (*QUICK, "embedding_dim=4", "hidden=[16]"),
     }
     runs = {
