@@ -41,7 +41,7 @@ from weft.recommend._exact import (
 from weft.recommend._faiss import HNSW, IVFPQ, Neighbours, threads
 from weft.scoring import best
 
-__all__ = ["HNSW", "IVFPQ", "Auto", "Exact", "Facts", "Filters", "Found", "Index", "IndexConfig", "build"]
+__all__ = ["HNSW", "IVFPQ", "Auto", "Exact", "Facts", "Filters", "Found", "Index", "IndexConfig", "build", "recall"]
 
 EXACT_BELOW = 100_000
 RECALL_AT, SAMPLE = 100, 256
