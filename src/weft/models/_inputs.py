@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple, TypeVar, final
 
 import torch
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 from torch import Tensor, nn
 
 from weft.batch import PADDING, Batch, Fields, Ragged
@@ -60,6 +61,9 @@ class InputConfig(TableConfig, frozen=True):
 
     embedding_dim: Positive = 16
     widths: dict[str, Positive] = {}
+
+
+C = TypeVar("C", bound=InputConfig)
 
 
 class DeepConfig(InputConfig, frozen=True):
@@ -284,6 +288,22 @@ def one_output(fields: Fields, model: str) -> None:
             f"model {model!r} gives one number a row and the labels need {fields.outputs}; "
             f"keep one label that is not multiclass, or choose one of {', '.join(representing())}"
         )
+
+
+def of_side(config: C, mine: Fields, fields: Fields) -> C:
+    """The options for inputs of some sides alone: without what they say of tables that only other sides have.
+
+    Args:
+        config: For all tables of `fields`.
+        mine: The fields of the sides.
+        fields: All of them.
+    """
+    others = fields.tables().keys() - mine.tables().keys()
+    kept = {
+        option: {table: value for table, value in getattr(config, option).items() if table not in others}
+        for option in ("widths", "updates", "spare_rows")
+    }
+    return replace(config, **kept)
 
 
 def history_weights(model: nn.Module, batch: Batch) -> dict[str, Ragged]:

@@ -23,7 +23,7 @@ from weft.batch import FIRST_ID, Batch, Fields, Graph
 from weft.errors import Unsupported
 from weft.layers import Propagation, SAGELayer, linear, mean_weights, visited
 from weft.models._graph import Final, check_fields, with_graph
-from weft.models._inputs import InputConfig, Inputs, Positive
+from weft.models._inputs import InputConfig, Inputs, Positive, of_side
 from weft.models._registry import register
 from weft.models._search import Choice, Range, Space
 
@@ -194,7 +194,7 @@ def _inputs(fields: Fields, side: Side, config: GraphSAGE.Config) -> Inputs:
             f"model 'graphsage' starts from the features of users and items, and the schema has none of side {side!r}; "
             "add one (the id as a categorical feature will do), or choose lightgcn"
         )
-    return Inputs(mine, config)
+    return Inputs(mine, of_side(config, mine, fields))
 
 
 def _neighbours(graph: Graph, config: GraphSAGE.Config) -> Propagation:

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from weft.batch import UNKNOWN, Batch, Fields
 from weft.errors import Unsupported
 from weft.layers import Tower
-from weft.models._inputs import DeepConfig, Inputs, Positive, Share, one_output
+from weft.models._inputs import DeepConfig, Inputs, Positive, Share, of_side, one_output
+from weft.models._parts import side_of_fields
 from weft.models._registry import register
 from weft.models._search import Choice, Range, Space
 
@@ -74,7 +75,7 @@ class TwoTower(nn.Module):
         similarity: Literal["cosine", "dot"] = "cosine"
         temperature: Annotated[float, Meta(gt=0.0)] = 0.1
         learn_temperature: bool = False
-        unknown_share: Share = 0.0
+        unknown_share: Share = 0.1
 
     def __init__(self, fields: Fields, config: Config) -> None:
         super().__init__()
@@ -87,7 +88,7 @@ class TwoTower(nn.Module):
 
     def advice(self) -> list[str]:
         """What no tower reads."""
-        pairs = [f.name for f in (*self._fields.ids, *self._fields.dense, *self._fields.ragged) if f.side == "pair"]
+        pairs = [name for name, side in side_of_fields(self._fields).items() if side == "pair"]
         if not pairs:
             return []
         return [f"two_tower does not read what is of user and item at once: {', '.join(pairs)}; a ranker can"]
@@ -131,7 +132,7 @@ def _side(fields: Fields, config: TwoTower.Config, *sides: str) -> tuple[Inputs,
             f"model 'two_tower' needs a feature on each side, and the schema has none of {' or '.join(sides)}; "
             "add one, such as the id as a categorical feature"
         )
-    inputs = Inputs(mine, config)
+    inputs = Inputs(mine, of_side(config, mine, fields))
     tower = Tower(
         inputs.width,
         config.hidden,

@@ -175,7 +175,7 @@ def _origin(found: Entry) -> str:
     ('a baseline without a paper', 'Rendle, ICDM 2010, Factorization Machines')
     """
     if not found.year:
-        return "a baseline without a paper"
+        return "a baseline without a paper" if found.paper == "none" else found.paper
     return found.paper if str(found.year) in found.paper else f"{found.paper} ({found.year})"
 
 
