@@ -355,6 +355,23 @@ def test_queries_and_filters_that_cannot_be_used() -> None:
     assert index.search(np.ones((0, 2)), 4).ids.shape == (0, 4)
 
 
+@pytest.mark.parametrize("kind", list(APPROXIMATE))
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e15, 1e30])
+def test_vectors_of_any_size(vectors: Floats, kind: str, scale: float) -> None:
+    some = build(np.arange(7_000), vectors[:7_000], APPROXIMATE[kind], queries=vectors)
+    config = replace(some.facts.config, floor=0.0) if isinstance(some.facts.config, HNSW | IVFPQ) else Exact()
+    scaled = build(np.arange(7_000), vectors[:7_000] * np.float32(scale), config, queries=vectors)
+    assert scaled.facts.recall == pytest.approx(1.0 if scale == 0 else some.facts.recall, abs=0.02)
+
+
+@pytest.mark.parametrize("width", [1, 3, 67, 300])
+def test_vectors_of_any_width(width: int) -> None:
+    rows = drawn(2_000, 0, width=width)
+    for config in (HNSW(floor=0.0), IVFPQ(floor=0.0)):
+        found = build(np.arange(2_000), rows, config).search(rows[:3], 20)
+        np.testing.assert_allclose(found.scores, np.einsum("qke,qe->qk", rows[found.ids], rows[:3]), rtol=1e-4)
+
+
 def test_too_few_items_for_an_approximate_index() -> None:
     with pytest.raises(ConfigError, match="needs 1,000 items or more, got 999; take kind = exact"):
         build(np.arange(999), np.ones((999, 2)), IVFPQ())

@@ -18,6 +18,7 @@ from weft.errors import ConfigError
 FILE = "faiss.index"
 FEWEST = 1_000
 ROUNDS = 10
+TINY = float(np.finfo(np.float32).tiny)
 
 Scores = NDArray[np.float32]
 Places = NDArray[np.int64]
@@ -98,8 +99,9 @@ class Neighbours:
             raise ConfigError(
                 f"an approximate index needs {FEWEST:,} items or more, got {len(vector_IE):,}; take kind = exact"
             )
-        build = _graph if isinstance(config, HNSW) else _cells
-        return Neighbours(build(vector_IE, config, seed), config)
+        scaled_IE = vector_IE / max(float(np.abs(vector_IE).max()), TINY)  # no square of it overflows
+        index = _graph(scaled_IE, config, seed) if isinstance(config, HNSW) else _cells(scaled_IE, config, seed)
+        return Neighbours(index, config)
 
     def candidates(self, query_QE: Scores, n: int) -> Places:
         """Places [Q, C] that hold most of the n nearest items of each query; -1 where it finds no more."""
@@ -111,7 +113,8 @@ class Neighbours:
         else:
             count = n * self.config.rescore
             settings = faiss.SearchParametersIVF(nprobe=self.config.nprobe or self._index.nlist)
-        places: Places = self._index.search(query_QE, min(count, self._index.ntotal), params=settings)[1]
+        scaled_QE = query_QE / np.maximum(np.abs(query_QE).max(axis=1, keepdims=True), TINY)
+        places: Places = self._index.search(scaled_QE, min(count, self._index.ntotal), params=settings)[1]
         return places
 
     def choices(self) -> list["Neighbours"]:
@@ -157,7 +160,7 @@ def _graph(vector_IE: Scores, config: HNSW, seed: int) -> Any:
     index.hnsw.rng = faiss.RandomGenerator(seed)
     length_I1 = np.linalg.norm(vector_IE, axis=1, keepdims=True)
     with _one_thread():
-        index.add(vector_IE / np.maximum(length_I1, np.finfo(np.float32).tiny))
+        index.add(vector_IE / np.maximum(length_I1, TINY))
     vectors = faiss.downcast_index(index.storage)
     vectors.reset()
     vectors.add(vector_IE)
