@@ -5,7 +5,6 @@ It never changes, so threads may share it; items, users and events that arrive l
 Dimension key: U users, I items, N items of a list.
 """
 
-import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Series
@@ -96,7 +95,7 @@ class Recommender:
             ArtifactError: A folder is damaged, unfinished or missing.
             StaleModel: The store is not the one that the run was trained on.
         """
-        if _is_bundle(Path(path)):
+        if artifacts.kind_of(Path(path)) == KIND:
             return Recommender.of(Bundle.load(path))
         saved = SavedRun.open(path)
         folder = Path(store if store is not None else saved.config.store)
@@ -474,14 +473,6 @@ class Recommender:
         scores = np.log1p(self.catalogue.positives).astype(np.float32)
         order = np.argsort(-scores, kind="stable")
         return order[order >= FIRST_ID], scores
-
-
-def _is_bundle(folder: Path) -> bool:
-    try:
-        kind: object = json.loads((folder / artifacts.MANIFEST).read_bytes())["kind"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return kind == KIND
 
 
 def _compiled(bundle: Bundle, items: Names, gone: frozenset[int]) -> Compiled:
