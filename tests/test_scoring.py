@@ -92,7 +92,7 @@ def test_a_retriever_is_asked_about_the_past_as_it_was(camps: Store) -> None:
     """Vectors that read history must not come from after the row's time, as the precomputed ones do."""
     scorer = Scorer(Counters(), camps.transforms, camps.items)
     users = camps.users.take(np.arange(2, 6))
-    assert not scorer._items_have_no_history
+    assert not scorer._side.vectors_stay
     early, now = camp.START + 2 * camp.STEP, camp.START + 100 * camp.STEP
     for time in (early, now):
         slow = scorer.candidates(users, np.tile(np.arange(len(camps.items)), (4, 1)), np.full(4, time))
@@ -102,7 +102,7 @@ def test_a_retriever_is_asked_about_the_past_as_it_was(camps: Store) -> None:
 
 
 def test_ids_alone_are_searched_by_one_product(camps: Store, camp_runs: dict[str, SavedRun]) -> None:
-    assert scorer_of(camps, camp_runs["mf"])._items_have_no_history
+    assert scorer_of(camps, camp_runs["mf"])._side.vectors_stay
 
 
 def test_of_several_outputs_the_first_ranks(camps: Store) -> None:

@@ -239,14 +239,15 @@ def test_the_users_side_alone_is_that_of_join(transforms: Transforms, table: lis
     for users, given_context in ((full, None), (alone, None), (alone, context), (full, context)):
         joined = transforms.join(users, catalogue, context=given_context, time=times)
         found = transforms.user_side(users, context=given_context, time=times)
-        one, two = (rows.batch().of(transforms.fields, "user", "context") for rows in (found, joined))
+        one, two = found.batch(), joined.batch().of(transforms.fields, "user", "context")
         assert torch.equal(one.ids, two.ids)
         assert torch.equal(one.dense, two.dense)
         assert list(one.ragged) == [field.name for field in transforms.fields.of("user", "context").ragged]
         for name, sets in two.ragged.items():
             assert all(torch.equal(a, b) for a, b in zip(one.ragged[name], sets, strict=True) if a is not None)
         assert_same_roles(found, joined)
-        assert not found.ids[:, [i for i, f in enumerate(transforms.fields.ids) if f.side in ("item", "pair")]].any()
+        assert found.sides == ("user", "context")
+        assert_same(transforms.join(found, catalogue, time=times), joined)
 
 
 def assert_same_roles(one: Rows, two: Rows) -> None:

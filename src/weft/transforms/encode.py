@@ -173,12 +173,14 @@ class Transforms:
         return self._with_made(rows, mixed, self._moments(time, n)) if mixed else rows
 
     def user_side(self, users: Rows, *, context: Rows | None = None, time: int | Ints | None = None) -> Rows:
-        """Rows of users and their context as `join` makes them; the columns of the item and of the pair are missing."""
+        """The columns of user and context as `join` makes them."""
         n = len(users)
         users = self._as_of(users, time, USER_SIDES)
         sources, mixed = self._user_sources(users, context)
         roles: dict[str, Any] = {name: getattr(users, name) for name in USER_ROLES}
-        rows = replace(self._assembled(sources, n), **roles, time=None if time is None else _broadcast(time, n))
+        rows = replace(
+            self._assembled(sources, n, USER_SIDES), **roles, time=None if time is None else _broadcast(time, n)
+        )
         return self._with_made(rows, mixed, self._moments(time, n)) if mixed else rows
 
     # Fitting
@@ -480,8 +482,8 @@ class Transforms:
         given = self._no_context if context is None else context
         return [(users, ("user",)), (given, ("context",))], self._layout(("context",)).made
 
-    def _assembled(self, sources: Sources, n: int) -> Rows:
-        full = self._layout(ALL_SIDES)
+    def _assembled(self, sources: Sources, n: int, all_sides: tuple[str, ...] = ALL_SIDES) -> Rows:
+        full = self._layout(all_sides)
         ids = np.zeros((n, len(full.fields.ids)), np.int32)
         dense = np.zeros((n, len(full.fields.dense)), np.float32)
         keys = np.zeros((n, len(self.key_columns)), np.uint64)
@@ -497,7 +499,7 @@ class Transforms:
                     keys[:, i] = rows.keys[:, i]
             ragged |= {name: _repeated_sets(rows.ragged[name], n) for name in mine.ragged}
         ordered = {name: ragged[name] for name in full.ragged if name in ragged}
-        return Rows(ids=ids, dense=dense, ragged=ordered, keys=keys)
+        return Rows(ids=ids, dense=dense, ragged=ordered, keys=keys, sides=all_sides)
 
     @cached_property
     def _no_context(self) -> Rows:
