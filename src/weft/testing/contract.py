@@ -19,12 +19,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from weft.batch import Batch, DenseField, Field, Fields, Graph, Ragged
-from weft.losses import for_task
+from weft.losses import accidental_hits, for_task, sampled_softmax, without
 from weft.models import Fitted, Retriever, Source, create, embeddings, entry, reads_graph, score
+from weft.models._contract import vectors_of
 
 Options = Mapping[str, Any]
 
-NO_DROPOUT: Options = {"dropout": 0.0}
+NO_DROPOUT: Options = {"dropout": 0.0, "unknown_share": 0.0}
 
 
 def tiny(labels: int = 1) -> tuple[Fields, Batch]:
@@ -95,13 +96,34 @@ def _side(batch: Batch, id_B: Tensor, count: int) -> Batch:
 def fit(model: nn.Module, batch: Batch, *, task: str = "binary", steps: int = 150, rate: float = 0.05) -> list[float]:
     """A plain loop: Adam on what has gradients, row-wise Adagrad on touched rows; returns the losses."""
     loss_of = for_task(task)
+
+    def loss() -> Tensor:
+        assert batch.label is not None
+        return loss_of(score(model, batch), batch.label, batch.weight)
+
+    return _descended(model, loss, steps, rate)
+
+
+def fit_vectors(model: nn.Module, batch: Batch, *, steps: int = 150, rate: float = 0.05) -> list[float]:
+    """The same for a retriever, by the softmax over the items of the batch; all rows are taken for positive ones."""
+
+    def loss() -> Tensor:
+        assert isinstance(model, Retriever)
+        assert batch.item is not None
+        user_BE, item_BE, _ = vectors_of(model, batch)
+        negative_BB = without(user_BE @ item_BE.T, accidental_hits(batch.item, batch.item))
+        return sampled_softmax((user_BE * item_BE).sum(1), negative_BB, batch.weight)
+
+    return _descended(model, loss, steps, rate)
+
+
+def _descended(model: nn.Module, loss_now: Callable[[], Tensor], steps: int, rate: float) -> list[float]:
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=rate)
     squares: dict[int, Tensor] = {}
     losses: list[float] = []
     model.train()
     for _ in range(steps):
-        assert batch.label is not None
-        loss = loss_of(score(model, batch), batch.label, batch.weight)
+        loss = loss_now()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -138,16 +160,20 @@ def check_ranker(name: str, options: Options | None = None, *, labels: int = 1) 
 
 
 def check_retriever(name: str, options: Options | None = None) -> None:
-    """As for a ranker, and each side's vectors alone are those of the full rows."""
+    """As for a ranker; each side's vectors alone are those of the full rows; the softmax sets a user's items first."""
     fields, batch = tiny()
     make = _maker(name, fields, options)
     model = make().eval()
     assert isinstance(model, Retriever), f"{name} has not the methods of a Retriever"
     user_BE, item_BE = model.vectors(batch)
     torch.testing.assert_close(model.user_vectors(replace(batch.of(fields, "user", "context"), item=None)), user_BE)
-    torch.testing.assert_close(model.item_vectors(replace(batch.of(fields, "item"), user=None)), item_BE)
+    items = replace(batch.of(fields, "item"), user=None)
+    torch.testing.assert_close(model.item_vectors(items), item_BE)
+    drawn = replace(batch, negatives=_take(items, [4, 0, 1]))
+    torch.testing.assert_close(vectors_of(model, drawn), (user_BE, item_BE, item_BE[[4, 0, 1]]))
     _check_scores(model, batch)
     _check_learner(make, batch)
+    _check_softmax(make(), batch)
 
 
 def check_fitted(name: str, options: Options | None = None) -> None:
@@ -201,6 +227,23 @@ def _check_learner(make: Callable[[], nn.Module], batch: Batch) -> None:
     _check_padding(trained)
     _check_saved(make, trained, batch)
     _check_threads(make, batch)
+
+
+def _check_softmax(model: nn.Module, batch: Batch) -> None:
+    assert batch.label is not None
+    liked = _take(batch, batch.label[:, 0].nonzero().flatten().tolist())
+    fit_vectors(model, liked)
+    model.eval()
+    assert isinstance(model, Retriever)
+    assert liked.item is not None
+    assert liked.user is not None
+    with torch.no_grad():
+        user_BE, item_BE = model.vectors(liked)
+    score_BB = user_BE @ item_BE.T
+    strange_BB = liked.user[:, None] != liked.user
+    strange_BB &= ~accidental_hits(liked.item, liked.item)
+    best_B = score_BB.masked_fill(~strange_BB, -torch.inf).amax(1)
+    assert (score_BB.diagonal() > best_B).all(), "the softmax leaves other users' items above the user's own"
 
 
 def _check_every_weight_moves(model: nn.Module, batch: Batch) -> None:
