@@ -24,8 +24,9 @@ check: .venv/.dev-stamp
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Hours: it goes on where it was interrupted. benchmarks/peers/setup.sh installs the libraries that it measures beside weft.
 bench: .venv/.dev-stamp
-	@set -e; for file in benchmarks/[a-z]*.py; do echo "$$file"; $(BIN)/python "$$file"; done
+	$(BIN)/python benchmarks/run.py
 
 .venv/.demo-stamp: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e .

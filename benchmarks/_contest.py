@@ -28,6 +28,7 @@ SCRIPTS = {
     "deepctr_torch": HERE / "peers" / "deepctr_torch_trainer.py",
     "torch_rechub": HERE / "peers" / "torch_rechub_trainer.py",
     "recbole": HERE / "peers" / "recbole_trainer.py",
+    "torchrec": HERE / "peers" / "torchrec_trainer.py",
 }
 OURS = ("weft", "plain")
 
@@ -44,8 +45,15 @@ def python_of(name: str) -> str:
     if found.is_file():
         return str(found)
     failed = PEERS / f"{name}.failed"
-    why = failed.read_text().strip() if failed.is_file() else "run benchmarks/peers/setup.sh"
+    why = without_paths(failed.read_text().strip()) if failed.is_file() else "run benchmarks/peers/setup.sh"
     raise CannotRun(f"{name} is not installed: {why}")
+
+
+def without_paths(words: str) -> str:
+    """A message without the places where this project and Python lie."""
+    for place in (ROOT, Path.home(), Path(sys.base_prefix)):
+        words = words.replace(f"{place}/", "")
+    return words
 
 
 def environment(threads: int) -> dict[str, str]:
@@ -121,7 +129,7 @@ class Trainer:
         code = self._process.wait()
         words = Path(self._log.name).read_text(errors="replace").strip().splitlines()[-3:]
         self.close()
-        raise CannotRun(f"{self.name} ended with {code}: {' | '.join(words)[:400]}")
+        raise CannotRun(f"{self.name} ended with {code}: {without_paths(' | '.join(words))[:400]}")
 
 
 def start(names: Mapping[str, str], cases: Mapping[str, Case]) -> tuple[dict[str, Trainer], dict[str, str]]:

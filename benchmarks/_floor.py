@@ -110,6 +110,18 @@ class Floor:
         Repeated alone a product finds its operands in the cache, in a step it does not.
         """
         with torch.inference_mode():
-            alone = sum(self._seen[s] * median_seconds(call, repeats) for s, call in self._calls.items())
-            in_order = median_seconds(lambda: [self._calls[s]() for s in self._order], repeats)
+            alone = sum(self._seen[s] * median_seconds(_waited(call), repeats) for s, call in self._calls.items())
+            in_order = median_seconds(_waited(lambda: [self._calls[s]() for s in self._order]), repeats)
         return alone, in_order
+
+
+def _waited(call: Callable[[], object]) -> Callable[[], object]:
+    """The call, and the wait for a GPU if one is in use."""
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return call
+
+    def both() -> None:
+        call()
+        torch.cuda.synchronize()
+
+    return both

@@ -234,16 +234,22 @@ def page(found: dict[str, Record]) -> list[str]:
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for key, record in found.items():
-        for name, t in record["trainers"].items():
-            floor = f"{t['gflops']:,.0f} GFLOP/s | {t['fraction']:.2f} | {t['fraction_in_order']:.2f}"
-            lines.append(
-                f"| {key} | {name} | {t['parameters']:,} | {1e3 * statistics.median(t['step_seconds']):.1f} | "
-                f"{t['rows_per_second']:,.0f} | {t['rows_per_second_with_loader']:,.0f} | {t['peak_mib']:,.0f} | "
-                f"{t['first_loss']:.3f} to {t['last_loss']:.3f} | {floor if 'gflops' in t else ' | | '} |"
-            )
+        lines += [f"| {key} | {_cells(name, t)} |" for name, t in record["trainers"].items()]
     lines += ["", "How many times as fast weft is, median over rounds:", "", *_ratio_table(found)]
     left = [f"* {key}: {why}" for key, record in found.items() for why in record["left_out"].values()]
     return lines + (["", "Left out:", "", *left] if left else [])
+
+
+def _cells(name: str, t: Record) -> str:
+    """The numbers of one trainer."""
+    floor = " | | "
+    if "gflops" in t:
+        floor = f"{t['gflops']:,.0f} GFLOP/s | {t['fraction']:.2f} | {t['fraction_in_order']:.2f}"
+    return (
+        f"{name} | {t['parameters']:,} | {1e3 * statistics.median(t['step_seconds']):.1f} | "
+        f"{t['rows_per_second']:,.0f} | {t['rows_per_second_with_loader']:,.0f} | {t['peak_mib']:,.0f} | "
+        f"{t['first_loss']:.3f} to {t['last_loss']:.3f} | {floor}"
+    )
 
 
 def _ratio_table(found: dict[str, Record]) -> list[str]:

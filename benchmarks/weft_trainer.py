@@ -107,10 +107,24 @@ def make(case: dict[str, Any]) -> Trainer:
         alone, in_order = products[0].seconds(repeats)
         return {"alone": alone, "in_order": in_order, "flops": products[0].flops, "products": products[0].products}
 
-    more: dict[str, Any] = {"floor": floor}
+    def compile_dense(mode: str) -> dict[str, float]:
+        """Compile everything but the look-ups and the head; nothing is compiled before the next step."""
+        torch._dynamo.reset()
+        for part in dense_parts(model).values():
+            part.compile(mode=mode, dynamic=False)
+        return {}
+
+    more: dict[str, Any] = {"floor": floor, "compile": compile_dense}
     if case.get("eviction"):
         more["evict"] = _evicting(Path(case["data"]), case["eviction"])
     return Trainer(f"weft {weft.__version__}", count(model), batches, step, more)
+
+
+def dense_parts(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """The parts of a model that are tensors in, tensors out."""
+    found = {name: getattr(model, name, None) for name in ("cross", "deep", "attention", "dots", "top", "layers")}
+    found["bottom"] = getattr(getattr(model, "slots", None), "bottom", None)
+    return {name: part for name, part in found.items() if isinstance(part, torch.nn.Module) and any(part.children())}
 
 
 def optimizer_state_untouched(optimizer: Optimizer) -> None:
