@@ -266,7 +266,7 @@ def test_the_plots_show_the_counts(runs: list[Path], camps: Store, tmp_path: Pat
     found = report.funnel
     assert isinstance(found, Funnel)
     funnel, bars, recalls = (Figure(figure) for figure in (left(found), lost_bars(found), recalls_bars(found)))
-    assert list(funnel.data[0].y) == ["relevant", *(step.name for step in found.steps), "the first 6"]
+    assert list(funnel.data[0].y) == ["relevant", *(step.name for step in found.steps), "first 6"]
     assert list(funnel.data[0].x) == [found.relevant, *(step.left for step in found.steps), found.shown]
     assert sum(bars.data[0].x) + found.shown == found.relevant
     assert list(recalls.data[0].x) == [1.0]

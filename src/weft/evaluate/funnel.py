@@ -107,10 +107,11 @@ class Funnel(Struct, frozen=True, kw_only=True):
 
     def render(self, console: Console) -> None:
         """Print the stages and the sources as tables, and the verdict."""
-        for table in (self.stage_table(), self.source_table()):
-            shown = Table()
+        titles = ("relevant items, stage by stage", "relevant items that each source finds")
+        for title, table in zip(titles, (self.stage_table(), self.source_table()), strict=True):
+            shown = Table(title=Text(title), title_justify="left")
             for place, name in enumerate(table[0]):
-                shown.add_column(Text(name), justify="right" if place else "left")
+                shown.add_column(Text(name), justify="right" if place else "left", no_wrap=True)
             for row in table[1:]:
                 shown.add_row(*map(Text, row))
             console.print(shown)
@@ -123,10 +124,10 @@ class Funnel(Struct, frozen=True, kw_only=True):
             for step in self.steps
         ]
         return [
-            ["stage", "relevant left", f"in the first {self.k}", "lost here", "items", *TIMES],
+            ["stage", "left", f"first {self.k}", "lost", "items", *TIMES],
             ["relevant", f"{self.relevant:,}", *[""] * 5],
             *rows,
-            [f"the first {self.k}", *[f"{self.shown:,}"] * 2, "", "", *_times(self.milliseconds)],
+            [f"first {self.k}", *[f"{self.shown:,}"] * 2, "", "", *_times(self.milliseconds)],
         ]
 
     def source_table(self) -> list[list[str]]:
@@ -142,10 +143,10 @@ class Funnel(Struct, frozen=True, kw_only=True):
             ]
             for source in self.sources
         ]
-        return [["source", "relevant", "recall", "alone", f"in the first {self.k}", "items", *TIMES], *rows]
+        return [["source", "found", "recall", "alone", f"first {self.k}", "items", *TIMES], *rows]
 
 
-TIMES = ("ms, median", "ms, 95 %")
+TIMES = ("ms", "95 %")
 
 
 def _whole(number: int | None) -> str:

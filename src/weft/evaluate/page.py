@@ -52,7 +52,7 @@ def render_page(report: Report) -> str:
 
 def left(found: Funnel) -> Figure:
     """The relevant items behind each stage, from all of them to those that are shown."""
-    names = ["relevant", *(step.name for step in found.steps), f"the first {found.k}"]
+    names = ["relevant", *(step.name for step in found.steps), f"first {found.k}"]
     counts = [found.relevant, *(step.left for step in found.steps), found.shown]
     trace = {"type": "funnel", "y": _texts(names), "x": counts, "textinfo": "value+percent initial"}
     return _plot(trace, "Relevant items behind each stage", lines=len(names))
