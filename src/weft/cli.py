@@ -267,7 +267,8 @@ def compare(
 
     Args:
         store: A store.
-        models: Names of `weft models`, or all; popularity, lr and gbdt (with lightgbm) join where they fit the store.
+        models: Names of `weft models`, or all; popularity, item_knn, lr and gbdt (with lightgbm) join where they
+            fit the store.
         out: The folder to write: leaderboard.json, leaderboard.html and the runs; asked again, it goes on.
         seeds: Runs of each model.
         tune: Search each model's settings with so many trials on the validation rows first, by the metric that its

@@ -50,7 +50,7 @@ def numbers(board: Leaderboard) -> list[Any]:
 
 def test_models_are_sorted_and_the_baselines_are_always_in(camps: Store, tmp_path: Path) -> None:
     board = run(camps, tmp_path / "c", seeds=2)
-    assert {entry.model for entry in board.entries} == {"popularity", "lr", "mf", "mlp"}
+    assert {entry.model for entry in board.entries} == {"popularity", "item_knn", "lr", "mf", "mlp"}
     means = [entry.mean or 0 for entry in board.entries]
     assert means == sorted(means, reverse=True)
     assert board.entries[0].difference is None
@@ -58,7 +58,8 @@ def test_models_are_sorted_and_the_baselines_are_always_in(camps: Store, tmp_pat
         assert entry.difference is not None
         assert entry.difference.value == pytest.approx((entry.mean or 0) - means[0])
         assert entry.difference.low <= entry.difference.value <= entry.difference.high
-    assert {entry.model: len(entry.values) for entry in board.entries} == {"popularity": 1, "lr": 2, "mf": 2, "mlp": 2}
+    fitted = {"popularity": 1, "item_knn": 1}
+    assert {entry.model: len(entry.values) for entry in board.entries} == {**fitted, "lr": 2, "mf": 2, "mlp": 2}
     assert (board.metric, board.drawn, board.units, board.rows) == ("auc", "rows", board.rows, 167)
     assert "2 seeds" in board.notes[-1]
 
@@ -78,11 +79,11 @@ def test_an_entry_is_what_its_runs_say(camps: Store, tmp_path: Path) -> None:
 
 
 def test_all_means_every_model(camps: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert comparing._models(("all",)) == tuple(dict.fromkeys(("popularity", "lr", *names())))
-    assert comparing._models(("mf", "lr", "mf")) == ("popularity", "lr", "mf")
+    assert comparing._models(("all",)) == tuple(dict.fromkeys(("popularity", "item_knn", "lr", *names())))
+    assert comparing._models(("mf", "lr", "mf")) == ("popularity", "item_knn", "lr", "mf")
     monkeypatch.setattr(comparing, "find_spec", lambda name: name)
     monkeypatch.setattr(comparing, "names", lambda: ("gbdt", "lr"))
-    assert baselines() == ("popularity", "lr", "gbdt")
+    assert baselines() == ("popularity", "item_knn", "lr", "gbdt")
 
 
 def test_a_model_that_does_not_fit_is_skipped_with_the_reason(tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ def test_a_model_that_does_not_fit_is_skipped_with_the_reason(tmp_path: Path) ->
     board = run(store, tmp_path / "c", console=screen)
     assert board.metric == "liked.auc"
     skipped = {entry.model: entry.reason for entry in board.entries if entry.state == "skipped"}
-    assert set(skipped) == {"popularity", "mf"}
+    assert set(skipped) == {"popularity", "item_knn", "mf"}
     assert all("one number a row" in reason for reason in skipped.values())
     found = json.loads((tmp_path / "c" / BOARD).read_text())["entries"]
     assert [entry["model"] for entry in found if entry["reason"] == skipped["mf"]] == ["mf"]
@@ -134,7 +135,7 @@ def test_an_interrupted_comparison_goes_on(camps: Store, tmp_path: Path, monkeyp
     monkeypatch.setattr(comparing, "train", failing(real, {("mf", 1): KeyboardInterrupt()}, calls))
     with pytest.raises(KeyboardInterrupt):
         run(camps, tmp_path / "cut", seeds=2)
-    assert calls == ["popularity 0", "lr 0", "lr 1", "mf 0", "mf 1"]
+    assert calls == ["popularity 0", "item_knn 0", "lr 0", "lr 1", "mf 0", "mf 1"]
     assert not (tmp_path / "cut" / BOARD).exists()
     calls.clear()
     monkeypatch.setattr(comparing, "train", failing(real, {}, calls))
@@ -221,7 +222,8 @@ def test_settings_reach_the_models_that_have_them(camps: Store, tmp_path: Path) 
 def test_a_value_that_a_baseline_does_not_take_is_left_out_for_it(camps: Store, tmp_path: Path) -> None:
     board = run(camps, tmp_path / "c", "mlp", sets=(*QUICK, "pooling=target"))
     notes = {entry.model: entry.notes for entry in board.compared}
-    assert notes == {"popularity": (), "lr": ("without `pooling=target`, which it does not take",), "mlp": ()}
+    refused = ("without `pooling=target`, which it does not take",)
+    assert notes == {"popularity": (), "item_knn": (), "lr": refused, "mlp": ()}
     options = {model: SavedRun.open(tmp_path / "c" / "runs" / model / "0").config.options for model in ("lr", "mlp")}
     assert (options["lr"]["pooling"], options["mlp"]["pooling"]) == ("mean", "target")
     for models, value in ((("mlp",), "meen"), (("mf",), "target")):
@@ -248,8 +250,10 @@ def test_a_wrapper_reaches_the_models_that_can_carry_it(tmp_path: Path) -> None:
     roles = Roles(user="user", item="song", time="time", position="place", label=(Label(name="liked"),))
     store = weft.prepare(camp.schema(roles=roles), tmp_path / "s", interactions=table, items=camp.songs())
     board = run(store, tmp_path / "c", "mlp", sets=(*QUICK, "position.kind=pal"))
+    alone = ("without `position`, which cannot stand around it",)
     assert {entry.model: entry.notes for entry in board.entries} == {
-        "popularity": ("without `position`, which cannot stand around it",),
+        "popularity": alone,
+        "item_knn": alone,
         "lr": (),
         "mlp": (),
     }
@@ -358,9 +362,9 @@ def test_another_metric_may_be_asked_for_where_models_were_tuned(
     monkeypatch.setattr(comparing, "train", failing(comparing.train, {}, calls))
     again = run(camps, tmp_path / "c", "mlp", trials=2, sets=sets, metric="logloss")
     assert (again.metric, calls) == ("logloss", [])
-    assert {entry.model for entry in again.compared} == {"popularity", "lr", "mlp"}
+    assert {entry.model for entry in again.compared} == {"popularity", "item_knn", "lr", "mlp"}
     assert {entry.model: entry.search for entry in again.entries} == searches
-    assert [found.metric for found in searches.values() if found is not None] == ["logloss"] * 3
+    assert [found.metric for found in searches.values() if found is not None] == ["logloss"] * 4
 
 
 def comparing_lines(board: Leaderboard) -> list[str]:

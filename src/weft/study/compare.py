@@ -103,10 +103,10 @@ def compare(
 ) -> Leaderboard:
     """Compare models on the test rows of a store.
 
-    The baselines `popularity`, `lr` and, where lightgbm is there, `gbdt` join them where they fit the store. A setting
-    reaches the models that have it, a wrapper those that can carry it; a value that a baseline does not take is left
-    out for it. A model that does not fit the store is skipped, one whose training fails is reported, and the others go
-    on; the leaderboard has the reasons.
+    The baselines `popularity`, `item_knn`, `lr` and, where lightgbm is there, `gbdt` join them where they fit the
+    store. A setting reaches the models that have it, a wrapper those that can carry it; a value that a baseline does
+    not take is left out for it. A model that does not fit the store is skipped, one whose training fails is reported,
+    and the others go on; the leaderboard has the reasons.
 
     Args:
         store: A store, or its path.
@@ -353,7 +353,7 @@ class _Study:
 def baselines() -> tuple[str, ...]:
     """What joins every comparison and stands in it where it fits; without lightgbm there are no boosted trees."""
     trees = ("gbdt",) if "gbdt" in names() and find_spec("lightgbm") is not None else ()
-    return ("popularity", "lr", *trees)
+    return ("popularity", "item_knn", "lr", *trees)
 
 
 def _models(wanted: Sequence[str]) -> tuple[str, ...]:
