@@ -67,6 +67,17 @@ def held_out(rows: Rows, protocol: Protocol) -> Held:
     return Held(first[np.searchsorted(user, users)], users, np.append(start, len(pairs)), pairs[:, 1])
 
 
+def something_held_out(rows: Rows, protocol: Protocol, split: str) -> Held:
+    """The relevant items of each user of a split, given by its rows and its name; ConfigError when there are none."""
+    held = held_out(rows, protocol)
+    if not len(held.user):
+        raise ConfigError(
+            f"no user of the split {split!r} that training knows has a row with a label of {protocol.relevant:g} or "
+            "more; lower `relevant` in [protocol] or evaluate another split"
+        )
+    return held
+
+
 def first_rows(rows: Rows) -> tuple[Ints, Ints]:
     """The users [U] of a split, ascending, and the place of each one's first row in time."""
     assert rows.user is not None
@@ -120,12 +131,7 @@ def full_ranking(
         seed: Orders equal scores.
         progress: Goes through the numbers of the users and may tell somebody.
     """
-    held = held_out(rows, protocol)
-    if not len(held.user):
-        raise ConfigError(
-            f"no user of the split {split!r} that training knows has a row with a label of {protocol.relevant:g} or "
-            "more; lower `relevant` in [protocol] or evaluate another split"
-        )
+    held = something_held_out(rows, protocol, split)
     order = np.random.default_rng(seed).permutation(len(scorer.items))
     lists: list[Ints] = []
     hits: list[NDArray[np.bool_]] = []

@@ -244,6 +244,15 @@ def test_a_bundle_from_the_front_door(runs: list[Path], camps: Store, tmp_path: 
         evaluate(tmp_path / "bundle", protocol="pointwise")
 
 
+def test_a_split_with_nothing_to_find_is_refused(runs: list[Path], camps: Store, tmp_path: Path) -> None:
+    made = planted(runs, tmp_path / "b", pipeline())
+    protocol = msgspec.structs.replace(resolve(camps.schema, "full"), relevant=2.0)
+    with pytest.raises(
+        ConfigError, match="no user of the split 'test' that training knows has a row with a label of 2"
+    ):
+        judge_bundle(Recommender.of(made), camps, protocol, "", split="test", seed=0)
+
+
 def test_another_store_is_refused(runs: list[Path], tmp_path: Path) -> None:
     bundle(runs, tmp_path / "bundle", pipeline=pipeline())
     other = weft.prepare(camp.schema(), tmp_path / "other", interactions=camp.interactions(seed=1), items=camp.songs())

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from weft import metrics
 from weft.batch import FIRST_ID, PADDING
 from weft.data.store import Store
-from weft.errors import ConfigError, StaleModel
+from weft.errors import StaleModel
 from weft.evaluate.funnel import Latency, Way, funnel, joined, way
 from weft.evaluate.ranking import by_novelty, coverage, left_out, mean_of_users, progress
 from weft.evaluate.report import Report
-from weft.ranking import Held, Ranked, held_out, list_values
+from weft.ranking import Held, Ranked, list_values, something_held_out
 from weft.recommend.recommender import Judged, Recommender
 from weft.recommend.values import feature_names, values_of
 from weft.schema import UNITS_PER_SECOND, Categorical, MultiHot, Protocol
@@ -51,12 +51,7 @@ def judge_bundle(
             "(the ids differ); give the right one (`store`, `--store`)"
         )
     rows = data.split(split)
-    held = held_out(rows, protocol)
-    if not len(held.user):
-        raise ConfigError(
-            f"no user of the split {split!r} that training knows has a row with a label of {protocol.relevant:g} or "
-            "more; lower `relevant` in [protocol] or evaluate another split"
-        )
+    held = something_held_out(rows, protocol, split)
     ranked, where, stages = _walked(recommender, rows, held, protocol, split, seed)
     times, whole, degraded = _timed(recommender, held.user, max(protocol.k), seed)
     found = funnel([s.name for s in stages], [s.kind for s in stages], where, max(protocol.k), times, whole)
