@@ -14,7 +14,7 @@ import uvicorn
 from weft.recommend.recommender import Recommender
 from weft.serve.app import make_app
 from weft.serve.door import Door
-from weft.serve.server import _config
+from weft.serve.server import listen, server_config
 from weft.serve.settings import Settings
 
 TOKENS = """
@@ -56,25 +56,19 @@ def served(
 ) -> Iterator[Served]:
     """Serve with some settings on a free port until the block ends."""
     door = make_app(settings, load=load)
-    config = _config(settings)
-    config.app, config.factory = door, False
-    socket = _free_port(config)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=lambda: server.run(sockets=[socket]), daemon=True)
+    server = uvicorn.Server(server_config(settings, lambda: door))
+    listening = listen("127.0.0.1", 0)
+    port = listening.getsockname()[1]
+    thread = threading.Thread(target=lambda: server.run(sockets=[listening]), daemon=True)
     thread.start()
     until = time.monotonic() + 60
     while not server.started and thread.is_alive() and time.monotonic() < until:
         time.sleep(0.01)
     assert server.started, "the service did not start"
-    port = socket.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     with httpx.Client(base_url=url, headers=headers, timeout=30, trust_env=False) as client:
         yield Served(url, port, door, client, server)
     server.should_exit = True
     thread.join(30)
+    listening.close()
     assert not thread.is_alive()
-
-
-def _free_port(config: uvicorn.Config) -> Any:
-    config.port = 0
-    return config.bind_socket()

@@ -111,7 +111,7 @@ class Engine:
                 self.store.audit("refuse", actor=actor, reason=f"{reason}: {error}").result()
                 raise
             there = self.store.activate(str(path), live.base.bundle_id, actor=actor, reason=reason).result()
-            self._serving = Serving(live, there)
+            self._serve(live, there)
             self._report()
         return there, self._followed(there)
 
@@ -135,6 +135,9 @@ class Engine:
     def _switch(self, there: Generation) -> None:
         same = self._serving is not None and self._serving.generation.bundle == there.bundle
         live = self._serving.live if same and self._serving is not None else self._ready(Path(there.path))
+        self._serve(live, there)
+
+    def _serve(self, live: Live, there: Generation) -> None:
         self._serving = Serving(live, there)
         tell("bundle in service", bundle=there.bundle, generation=there.seq)
 

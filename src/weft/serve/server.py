@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import socket
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, final
@@ -21,6 +23,8 @@ from weft.serve.meters import SHARED
 from weft.serve.settings import Settings
 from weft.serve.store import EventStore
 
+HUNG = 60  # seconds without an answer after which a worker is replaced; one that loads answers late, not never
+
 
 def serve(settings: Settings) -> None:
     """Serve a bundle until the process is told to stop; requests that run then end first.
@@ -37,15 +41,16 @@ def serve(settings: Settings) -> None:
     install(store, bundle, id)
     store.close()
     journal.start(settings.level)
-    config = _config(settings)
-    socket = _bound(config, settings)
-    journal.tell("listening", host=settings.host, port=socket.getsockname()[1], bundle=id, workers=settings.workers)
-    if settings.workers == 1:
-        uvicorn.Server(config).run(sockets=[socket])
-        return
-    with tempfile.TemporaryDirectory(prefix="weft-meters-") as folder:
-        os.environ[SHARED] = folder
-        Multiprocess(config, sockets=[socket]).run()
+    config = server_config(settings, partial(application, settings))
+    with listen(settings.host, settings.port) as listening:
+        port = listening.getsockname()[1]
+        journal.tell("listening", host=settings.host, port=port, bundle=id, workers=settings.workers)
+        if settings.workers == 1:
+            uvicorn.Server(config).run(sockets=[listening])
+            return
+        with tempfile.TemporaryDirectory(prefix="weft-meters-") as folder:
+            os.environ[SHARED] = folder
+            Multiprocess(config, sockets=[listening]).run()
 
 
 def application(settings: Settings) -> Any:
@@ -55,10 +60,11 @@ def application(settings: Settings) -> Any:
     return make_app(settings)
 
 
-def _config(settings: Settings) -> uvicorn.Config:
+def server_config(settings: Settings, make: Callable[[], Any]) -> uvicorn.Config:
+    """What uvicorn needs to know; `make` gives each process its application."""
     limits = settings.limits
     return uvicorn.Config(
-        partial(application, settings),
+        make,
         factory=True,
         host=settings.host,
         port=settings.port,
@@ -73,17 +79,20 @@ def _config(settings: Settings) -> uvicorn.Config:
         limit_concurrency=limits.connections,
         h11_max_incomplete_event_size=limits.header_bytes,
         timeout_keep_alive=5,
+        timeout_worker_healthcheck=HUNG,
         timeout_graceful_shutdown=max(1, round(limits.drain_seconds)),
     )
 
 
-def _bound(config: uvicorn.Config, settings: Settings) -> Any:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; ConfigError when the address cannot be had."""
     try:
-        return config.bind_socket()
-    except SystemExit:
-        raise ConfigError(
-            f"{settings.host}:{settings.port} cannot be listened on; choose another --port or --host"
-        ) from None
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family, backlog=2_048)
+    except OSError as error:
+        raise ConfigError(f"{host}:{port} cannot be listened on ({error}); choose another --port or --host") from None
+    listening.set_inheritable(True)
+    return listening
 
 
 @final
