@@ -61,11 +61,17 @@ def _short(value: Any) -> Any:
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def run(measure: Callable[[Records, bool], None], about: str | None) -> None:
-    """The command line of a section: `measure(records, quick)`."""
+def run(
+    measure: Callable[[Records, bool], None],
+    about: str | None,
+    page: Callable[[dict[str, Record]], list[str]] = lambda found: [],
+) -> None:
+    """The command line of a section: `measure(records, quick)`, then its tables are printed."""
     parser = argparse.ArgumentParser(description=(about or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="tiny sizes, in seconds: shows that all works")
     parser.add_argument("--json", type=Path, help="where the records lie; what is there is not measured again")
     arguments = parser.parse_args()
     print(f"{machine()}, {memory_gib():.0f} GiB; torch {versions()['torch']}, polars {versions()['polars']}")
-    measure(Records(arguments.json), arguments.quick)
+    records = Records(arguments.json)
+    measure(records, arguments.quick)
+    print("\n".join(page(records.found)))

@@ -340,4 +340,4 @@ if __name__ == "__main__":
     if own.auc:
         print(json.dumps(auc_by(own.auc[0], int(own.auc[1]))))
     else:
-        run(measure, __doc__)
+        run(measure, __doc__, page)

@@ -200,7 +200,7 @@ def main() -> None:
     elif arguments.profile:
         profile(arguments.profile)
     else:
-        run(measure, __doc__)
+        run(measure, __doc__, page)
 
 
 if __name__ == "__main__":

@@ -208,4 +208,4 @@ def targets(found: dict[str, Record]) -> list[tuple[str, float | None, float]]:
 
 
 if __name__ == "__main__":
-    run(measure, __doc__)
+    run(measure, __doc__, page)

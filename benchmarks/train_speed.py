@@ -301,4 +301,4 @@ if __name__ == "__main__":
     if own.profile:
         profile(own.profile)
     else:
-        run(lambda records, quick: measure(records, quick, tuple(own.only), own.alone), __doc__)
+        run(lambda records, quick: measure(records, quick, tuple(own.only), own.alone), __doc__, page)

@@ -100,6 +100,7 @@ def loader(columns, path, case, shuffle):
 
 def make(case):
     keeper = tempfile.TemporaryDirectory(prefix="fuxictr-")
+    Path(keeper.name, "bench").mkdir()  # its checkpoints go there
     columns = feature_map(case)
     model = model_class(case["model"])(columns, **options(case, keeper.name))
     model._max_gradient_norm = 10.0
