@@ -87,7 +87,7 @@ def made(items: int, index: IndexConfig, name: str) -> Path:
     place = WORK / f"recommend-{items}"
     if not (place / "ranker" / "manifest.json").is_file():
         shutil.rmtree(place, ignore_errors=True)
-        given = tables(items, users=max(100, items // 5), rows=4 * items)
+        given = tables(items, users=max(100, items // 5), rows=3 * items // 2)
         store = weft.prepare(schema(), place / "store", **given)
         weft.train(store, RETRIEVER, out=place / "retriever", sets=SHORT)
         weft.train(store, "dcn_v2", out=place / "ranker", sets=SHORT)

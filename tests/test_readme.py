@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from weft import cli, schema
+from weft.recommend import pipeline
 from weft.train import recipe
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -46,7 +47,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_commands_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [command[0] for command in commands()] == [
         *("data", "prepare", "describe", "crosses", "models", "train", "evaluate", "compare"),
-        *("recommend", "predict", "explain", "dimensions"),
+        *("recommend", "train", "train", "bundle", "recommend", "predict", "explain", "dimensions"),
     ]
     for command in commands():
         assert cli.run(command) == 0, capsys.readouterr().err
@@ -67,8 +68,9 @@ def test_the_python_runs(place: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert all("Movie" in line for line in lines[1:])
 
 
-def test_the_schema_is_one() -> None:
-    (text,) = blocks("toml")
+def test_the_schema_and_the_pipeline_are_ones() -> None:
+    text, stages = blocks("toml")
+    assert [source.run for source in pipeline.loads(stages).sources] == ["two_tower"]
     found = schema.loads(text)
     assert found.roles.user == "user_id"
     assert schema.loads(schema.dumps(found)) == found

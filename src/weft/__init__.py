@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from weft.evaluate.report import Report as Report
     from weft.explain.explainer import explain as explain
     from weft.models import create as create_model
+    from weft.recommend.bundle import bundle as bundle
+    from weft.recommend.pipeline import Pipeline as Pipeline
     from weft.recommend.recommender import Recommender as Recommender
     from weft.schema import (
         Categorical,
@@ -59,6 +61,7 @@ __all__ = [
     "Label",
     "LastSplit",
     "MultiHot",
+    "Pipeline",
     "Protocol",
     "RandomSplit",
     "Recommender",
@@ -71,6 +74,7 @@ __all__ = [
     "TimeSplit",
     "WeftError",
     "__version__",
+    "bundle",
     "compare",
     "create_model",
     "describe",
@@ -86,10 +90,12 @@ _PACKAGES = ("evaluate", "explain", "models", "train")
 _HOMES = {
     "Batch": "weft.batch",
     "Fields": "weft.batch",
+    "Pipeline": "weft.recommend.pipeline",
     "Recommender": "weft.recommend.recommender",
     "Report": "weft.evaluate.report",
     "Store": "weft.data.store",
     "WeftError": "weft.errors",
+    "bundle": "weft.recommend.bundle",
     "compare": "weft.study.compare",
     "describe": "weft.data.describe",
     "predict": "weft.evaluate.predict",
