@@ -3,13 +3,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from msgspec.structs import replace as changed
 from tables_for_tests import schema, tables
 
 from weft.data.load import Loader
-from weft.data.sample import NegativeSampler, intercept, keep_negatives
+from weft.data.sample import NegativeSampler, OtherItems, UniformItems, intercept, keep_negatives, met
 from weft.data.store import Store, prepare
 from weft.errors import ConfigError, DataError
-from weft.schema import Categorical, Label, RandomSplit, Roles, Schema
+from weft.schema import Categorical, ColumnSplit, Count, Dense, Label, RandomSplit, Roles, Schema
 
 
 @pytest.fixture(scope="module")
@@ -185,3 +186,89 @@ def test_downsampling_keeps_the_odds_after_correction() -> None:
     assert keep_negatives(labels, 1.0, seed=0).tolist() == list(range(len(labels)))
     with pytest.raises(ConfigError, match="got 0"):
         keep_negatives(labels, 0, seed=0)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Users who like some items and dislike others; the items 100 to 104 have no train row, 104 no row at all."""
+    rng = np.random.default_rng(3)
+    pairs = [(u, int(i), int(rng.random() < 0.5)) for u in range(8) for i in rng.permutation(20)[:10]]
+    rows = [(*pair, place, "train") for place, pair in enumerate(pairs)]
+    rows += [(u, 100 + u % 4, 1, 200 + u, "test") for u in range(8)]
+    frame = pl.DataFrame(rows, schema=["u", "i", "y", "t", "split"], orient="row")
+    items = pl.DataFrame({"i": [*range(20), *range(100, 105)], "size": np.arange(25.0)})
+    plain = Schema(
+        features=(
+            Categorical(name="i", side="item"),
+            Dense(name="size", side="item"),
+            Count(name="likes", by=("i",), of="y", stat="sum"),
+        ),
+        roles=Roles(label=(Label(name="y"),), user="u", item="i", time="t"),
+        split=ColumnSplit(column="split"),
+    )
+    return prepare(plain, tmp_path_factory.mktemp("shop") / "s", interactions=frame, items=items)
+
+
+def test_other_items_are_none_that_the_user_likes_and_none_that_are_new(shop: Store) -> None:
+    rows = shop.split("train")
+    assert rows.user is not None
+    assert rows.item is not None
+    assert rows.label is not None
+    made = OtherItems(shop, 30, seed=1)(rows, epoch=0, step=0)
+    assert made.item is not None
+    assert len(made) == 30 * len(rows)
+    owner = np.repeat(rows.user, 30)
+    liked = {(u, i) for u, i, y in zip(rows.user, rows.item, rows.label[:, 0], strict=True) if y}
+    disliked = {(u, i) for u, i in zip(rows.user, rows.item, strict=True)} - liked
+    drawn = set(zip(owner.tolist(), made.item.tolist(), strict=True))
+    assert not drawn & liked
+    assert disliked <= drawn, "what a user had and did not like is no item of the user's"
+    assert set(made.item.tolist()) == set(np.flatnonzero(shop.catalogue.counts))
+
+
+def test_drawn_items_are_rows_of_the_item_as_of_the_rows_moment(shop: Store) -> None:
+    rows = shop.split("train").take(np.arange(40, 60))
+    assert rows.time is not None
+    made = OtherItems(shop, 2)(rows, epoch=3, step=1)
+    assert made.item is not None
+    assert made.sides == ("item",)
+    again = shop.transforms.as_of(shop.items.take(made.item), time=np.repeat(rows.time, 2))
+    assert made.dense.tolist() == again.dense.tolist()
+    assert made.dense.tolist() != shop.items.take(made.item).dense.tolist()
+    bare = OtherItems(shop, 2)(rows.bare(), epoch=3, step=1)
+    assert bare.is_bare
+    assert bare.item is not None
+    assert bare.item.tolist() == made.item.tolist()
+
+
+def test_uniform_items_are_distinct_even_and_of_the_train_rows(shop: Store) -> None:
+    rows, met = shop.split("train"), np.flatnonzero(shop.catalogue.counts)
+    sampler = UniformItems(shop, 6, seed=2)
+    draws = [sampler(rows, epoch=0, step=step).item for step in range(2_000)]
+    counts = np.zeros(len(shop.items))
+    for drawn in draws:
+        assert drawn is not None
+        assert len(set(drawn.tolist())) == 6
+        counts[drawn] += 1
+    assert set(np.flatnonzero(counts)) == set(met)
+    assert counts[met].min() > 0.85 * 2_000 * 6 / len(met)
+    assert len(UniformItems(shop, 999)(rows, epoch=0, step=0)) == len(met)
+
+
+def test_a_user_who_likes_everything_is_refused_by_pairs(tmp_path: Path) -> None:
+    plain = Schema(
+        features=(Categorical(name="i", side="item"),), roles=Roles(label=(Label(name="y"),), user="u", item="i")
+    )
+    frame = pl.DataFrame({"u": [0] * 6 + [1], "i": [*range(6), 0], "y": [1] * 7})
+    store = prepare(changed(plain, split=RandomSplit(valid=0, test=0)), tmp_path / "s", interactions=frame)
+    with pytest.raises(DataError, match="1 users have all 6 items"):
+        OtherItems(store, 1)
+
+
+def test_what_the_train_rows_have(shop: Store) -> None:
+    found = met(shop)
+    assert found["user"].tolist() == [False, False] + [True] * 8
+    item = shop.split("train").item
+    assert item is not None
+    assert np.flatnonzero(found["item"]).tolist() == np.unique(item).tolist()
+    assert len(found["item"]) == 2 + 25

@@ -18,9 +18,9 @@ import weft
 from weft.batch import FIRST_ID, Batch
 from weft.data.store import Store
 from weft.errors import ArtifactError, ConfigError
-from weft.evaluate.ranking import candidate_values, coverage, left_out, mean_of_users
+from weft.evaluate.ranking import by_novelty, candidate_values, coverage, left_out, mean_of_users, strangers
 from weft.evaluate.report import Value
-from weft.ranking import full_ranking, held_out, list_values, shown
+from weft.ranking import Ranked, full_ranking, held_out, list_values, shown
 from weft.runs import SavedRun
 from weft.schema import Categorical, ColumnSplit, Label, Protocol, Roles, Schema
 from weft.scoring import Scorer
@@ -297,3 +297,38 @@ def test_a_store_without_lists_is_told(camp_runs: dict[str, SavedRun]) -> None:
 def test_lists_that_were_not_prepared_are_missed(camps: Store) -> None:
     with pytest.raises(ArtifactError, match="no candidate lists"):
         camps.candidates()
+
+
+def test_new_items_are_told_from_seen_ones() -> None:
+    """Items 4 and 5 have no train row. The first user wants 2, 4 and 5, the second 3, the third an unknown item."""
+    counts = np.array([0, 0, 7, 3, 0, 0])
+    lists = np.array([[4, 3, 2], [5, 2, 3], [2, 3, -1]])
+    hits = np.array([[True, False, True], [False, False, True], [False, False, False]])
+    found = by_novelty(Ranked(lists, hits, np.array([3, 1, 1]), np.array([2, 0, 1])), counts, Protocol(k=(1, 3)))
+    nan = np.nan
+    assert set(found) == {f"{of}.{name}@{k}" for of in ("new", "seen") for name in ("recall", "ndcg") for k in (1, 3)}
+    np.testing.assert_allclose(found["new.recall@3"], [0.5, nan, 0.0])
+    np.testing.assert_allclose(found["new.recall@1"], [0.5, nan, 0.0])
+    np.testing.assert_allclose(found["seen.recall@3"], [1.0, 1.0, nan])
+    np.testing.assert_allclose(found["seen.recall@1"], [0.0, 0.0, nan])
+    np.testing.assert_allclose(found["seen.ndcg@3"], [0.5, 0.5, nan])
+    np.testing.assert_allclose(found["new.ndcg@3"], [1 / (1 + 1 / math.log2(3)), nan, 0.0])
+
+
+def test_a_report_without_new_items_says_nothing_of_them(camps: Store) -> None:
+    counts, lists = np.array([0, 0, 7, 3]), np.array([[2, 3]])
+    ranked = Ranked(lists, np.array([[True, False]]), np.array([1]), np.array([0]))
+    assert by_novelty(ranked, counts, Protocol(k=(1,))) == {}
+    assert strangers(ranked, nn.Identity()) == ()
+    only = ranked._replace(new=np.array([1]), hits=np.array([[False, False]]))
+    assert set(by_novelty(only, counts, Protocol(k=(1,)))) == {"new.recall@1", "new.ndcg@1"}
+
+
+def test_relevant_items_that_training_never_saw_are_counted(camps: Store) -> None:
+    rows = camps.split("test")
+    protocol = msgspec.structs.replace(camp.PROTOCOL, kind="full")
+    scorer = table_scorer(camps, lambda user, item: float(user + item))
+    found = full_ranking(rows, scorer, camps.catalogue, camps.schema, protocol, split="test", seed=0)
+    new = camp.interactions().filter(song=camp.NEW_SONG, liked=1, split="test")
+    assert found.new.sum() == len(new) == 3
+    assert (found.new <= found.relevant).all()
