@@ -55,7 +55,7 @@ def test_the_rows_of_the_nodes_are_the_catalogues(store: Store) -> None:
     assert graph.item_rows.dense.tolist() == store.items.dense.tolist()
 
 
-def test_friends_are_pairs_of_users_each_once(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_friends_are_pairs_of_users_each_once(store: Store) -> None:
     ids = store.transforms.user_ids.encode_values(np.array([1_000, 1_002, 1_001, 1_004]))
     wanted = sorted([sorted(ids[:2].tolist()), sorted(ids[2:].tolist())])
     assert store.friends.T.tolist() == wanted
@@ -63,7 +63,7 @@ def test_friends_are_pairs_of_users_each_once(store: Store, caplog: pytest.LogCa
 
 
 def test_friends_without_a_train_row_are_left_out_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, "weft"):
         made(tmp_path, friends=FRIENDS)
     assert "1 pairs with a user without a train row are left out" in caplog.text
 
