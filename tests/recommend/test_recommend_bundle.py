@@ -256,3 +256,36 @@ def test_a_run_without_users_or_items_is_no_part_of_a_bundle(tmp_path: Path) -> 
     run = weft.train(store, "lr", out=tmp_path / "lr", sets=["train.epochs=1"])
     with pytest.raises(Unsupported, match="recommending needs `user` and `item`"):
         bundle([run.path], tmp_path / "bundle")
+
+
+FEW = ("train.epochs=1", "train.batch_size=256")
+
+
+@pytest.mark.parametrize(
+    ("model", "sets"),
+    [
+        ("lightgcn", ("embedding_dim=4",)),
+        ("graphsage", ("embedding_dim=4",)),
+        ("split", ("embedding_dim=4", "hidden=[8]")),
+        ("lr", ("position.kind=pal",)),
+        ("mlp", ("embedding_dim=4", "hidden=[8]", "pooling=target")),
+    ],
+)
+def test_bundles_of_graphs_of_parts_and_of_wrapped_models_answer_as_their_runs(
+    music: Music, tmp_path: Path, model: str, sets: tuple[str, ...]
+) -> None:
+    run = weft.train(music.store, model, out=tmp_path / model, sets=[*FEW, *sets], precision="fp32")
+    made = bundle([run.path], tmp_path / "bundle")
+    served, alone = Recommender.of(made), Recommender.load(run.path)
+    user = served.most_active_user()
+    met = {alone.items.name_of(int(item)) for item in np.flatnonzero(music.store.catalogue.counts)}
+    for options in ({"seen": "hide"}, {"allow": [*met]}):
+        found, wanted = (each.recommend(user, k=300, **options).items for each in (served, alone))
+        scores = {item.id: item.score for item in wanted}
+        assert {item.id for item in found} <= scores.keys()
+        assert {item.id for item in found} >= scores.keys() & met
+        np.testing.assert_allclose([i.score for i in found], [scores[i.id] for i in found], rtol=1e-4, atol=1e-5)
+    assert not [name for name in made.manifest["files"] if "edges" in name]
+    if model == "graphsage":
+        person = {"user_id": "just here", "age": 30, "country": "Japan", "gender": "other", "device": "phone"}
+        assert served.with_users([person]).recommend("just here").items
