@@ -59,7 +59,8 @@ def without_paths(words: str) -> str:
 def environment(threads: int) -> dict[str, str]:
     """The environment of a process that may use so many threads."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS", "NUMEXPR_NUM_THREADS")
-    return {**os.environ, **dict.fromkeys(names, str(threads)), "PYTHONWARNINGS": "ignore"}
+    found = {**os.environ, **dict.fromkeys(names, str(threads)), "PYTHONWARNINGS": "ignore"}
+    return found | {name: os.path.abspath(found[name]) for name in ("FUXICTR_SOURCE",) if name in found}
 
 
 class Trainer:
@@ -72,6 +73,7 @@ class Trainer:
 
     def __init__(self, name: str, case: Case) -> None:
         self.name = name
+        self._place = tempfile.TemporaryDirectory(prefix=f"{name}-")  # some libraries write logs where they stand
         self._log = tempfile.NamedTemporaryFile(prefix=f"{name}-", suffix=".log")  # noqa: SIM115, closed by close
         command = [python_of(name), str(SCRIPTS[name]), json.dumps(case)]
         self._process = subprocess.Popen(
@@ -81,6 +83,7 @@ class Trainer:
             stderr=self._log,
             text=True,
             env=environment(case["threads"]),
+            cwd=self._place.name,
         )
         self.about = self._answer()
 
@@ -111,6 +114,7 @@ class Trainer:
         assert self._process.stdout is not None
         self._process.stdout.close()
         self._log.close()
+        self._place.cleanup()
 
     def __enter__(self) -> Self:
         return self
