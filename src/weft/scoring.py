@@ -54,6 +54,7 @@ class Scorer:
         parts: Part | None = None,
     ) -> None:
         self.model, self.transforms, self.items, self.intercept = served(model), transforms, items, intercept
+        self._retrieves, self._splits = isinstance(self.model, Retriever), splits(self.model)
         self._side = _ItemSide(self.model, transforms, items)
         if parts is not None:
             self._side.parts = parts
@@ -125,7 +126,7 @@ class Scorer:
             user_U1E = self.user_vectors(users, times, context=context)[:, None]
             scores = (user_U1E @ self.item_vectors()[items].swapaxes(1, 2))[:, 0]
             return self._finite(scores + np.float32(self.intercept))
-        if splits(self.model):
+        if self._splits:
             return self._joined(users, items, times, context)
         step = max(1, ROWS_AT_ONCE // items.shape[1])
         found = [self.rows(self._pairs(part, items, users, times, context)) for part in _slices(len(users), step)]
@@ -143,7 +144,7 @@ class Scorer:
 
     def _has_vectors(self, times: Times | None) -> bool:
         """Whether the scores are products of vectors, those of the items being known."""
-        return isinstance(self.model, Retriever) and (times is None or self._side.vectors_stay)
+        return self._retrieves and (times is None or self._side.vectors_stay)
 
     def _pairs(self, part: slice, items: Ids, users: Rows, times: Times | None, context: Rows | None) -> Rows:
         """Full rows of some users, each with all of its candidates."""
@@ -174,7 +175,7 @@ class Scorer:
 
     def _user_part(self, users: Rows, times: Times | None, context: Rows | None) -> Part:
         rows = self.transforms.user_side(users, context=context, time=times)
-        return cast(Splits, self.model).user_part(rows.batch().to(device_of(self.model)))
+        return cast(Splits, self.model).user_part(_beside(self.model, rows.batch()))
 
     def _of_pairs(
         self, user: Part, users: Rows, items: Ids, part: slice, times: Times | None, context: Rows | None
@@ -190,7 +191,7 @@ class Scorer:
         pair = None
         if self._has_pairs:
             rows = self._pairs(part, items, users, times, context)
-            pair = rows.batch().of(self.transforms.fields, *PAIR).to(device_of(self.model))
+            pair = _beside(self.model, rows.batch().of(self.transforms.fields, *PAIR))
         return _of_first_label(cast(Splits, self.model).join(mine, item, pair).float().cpu().numpy())
 
     @cached_property
@@ -273,8 +274,8 @@ class _ItemSide:
 
     def _part(self, rows: Rows) -> Part:
         with torch.inference_mode():
-            batch = rows.batch().of(self._transforms.fields.of(*rows.sides), *ITEM).to(device_of(self._model))
-            return cast(Splits, self._model).item_part(batch)
+            batch = rows.batch().of(self._transforms.fields.of(*rows.sides), *ITEM)
+            return cast(Splits, self._model).item_part(_beside(self._model, batch))
 
     def _vectors_of(self, rows: Rows) -> Scores:
         assert isinstance(self._model, Retriever)
@@ -285,6 +286,12 @@ def _vectors(tower: Callable[[Batch], Tensor], rows: Rows) -> Scores:
     with torch.inference_mode():
         found = [tower(rows.batch(part)).float().numpy() for part in _slices(len(rows), ROWS_AT_ONCE)]
     return np.concatenate(found)
+
+
+def _beside(model: nn.Module, batch: Batch) -> Batch:
+    """The batch on the model's device."""
+    device = device_of(model)
+    return batch if device == batch.ids.device else batch.to(device)
 
 
 def _of_first_label(scores: Scores) -> Scores:

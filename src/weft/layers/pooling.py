@@ -29,6 +29,8 @@ def pool(rows_VE: Tensor, offsets: Tensor, weights_V: Tensor, how: Pooling) -> T
     >>> pool(rows, torch.tensor([0, 2, 2, 3]), torch.ones(3), "mean").flatten().tolist()
     [2.0, 0.0, 8.0]
     """
+    if not (len(rows_VE) or rows_VE.requires_grad or weights_V.requires_grad):
+        return rows_VE.new_zeros(len(offsets) - 1, rows_VE.shape[1])
     if how == "max":
         return _largest(rows_VE, offsets, weights_V)
     set_V, weights_V = set_of(offsets), weights_V.to(rows_VE.dtype)
