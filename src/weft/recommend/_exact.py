@@ -78,7 +78,8 @@ def places_of(ids: Ids, wanted: NDArray[np.integer[Any]]) -> Ids:
     if not len(ids):
         return np.zeros(0, np.int64)
     place = np.searchsorted(ids, wanted).clip(max=len(ids) - 1)
-    return place[ids[place] == wanted]
+    found: Ids = place[ids[place] == wanted]
+    return found
 
 
 def nearest(block: Block, query_QE: Tensor, k: int, *, kept: Mask | None, hidden: Sequence[Ids]) -> Found:
