@@ -81,3 +81,4 @@ def test_the_state_carries_on() -> None:
 def test_together_is_the_probability_of_at_least_one() -> None:
     a, b = torch.tensor([0.2, 1.0, 0.0]), torch.tensor([0.5, 0.3, 0.0])
     torch.testing.assert_close(together(a, b), torch.tensor([0.6, 1.0, 0.0]))
+    assert together(torch.tensor([1e-12]), torch.tensor([0.0])).item() == pytest.approx(1e-12)

@@ -93,10 +93,10 @@ class StreamingFrequency(nn.Module):
         return (self.factor_H[:, None] * item_N + self.offset_H[:, None]) % PRIME % self._slots
 
 
-def together(*probability: Tensor) -> Tensor:
-    """The probability of standing in at least one of several samples that are drawn on their own.
+def together(p: Tensor, q: Tensor) -> Tensor:
+    """The probability of standing in at least one of two samples that are drawn on their own.
 
     >>> together(torch.tensor([0.5]), torch.tensor([0.5])).tolist()
     [0.75]
     """
-    return 1 - torch.stack([1 - p for p in probability]).prod(0)
+    return p + q * (1 - p)

@@ -96,12 +96,13 @@ class RetrievalLoss(nn.Module):
         loss: softmax, sampled_softmax or bpr.
         recipe: For the correction and the hard negatives.
         store: For how often items stand in the train rows, and what each user has.
-        precision: Of the forward pass; products of vectors are in single precision.
+        precision: Of the forward pass and of the products of vectors; sums are in single precision.
     """
 
     def __init__(self, loss: str, recipe: Recipe, store: Store, precision: str) -> None:
         super().__init__()
         self._loss, self._recipe, self._precision = loss, recipe, precision
+        self._products = torch.bfloat16 if precision == "bf16" else None
         counts = torch.from_numpy(np.array(store.catalogue.positives))
         self.frequency = losses.ExactFrequency(counts) if recipe.frequencies == "exact" else _streaming(len(counts))
         self._drawable = len(met_items(store))
@@ -128,10 +129,9 @@ class RetrievalLoss(nn.Module):
         first_U = torch.full_like(user_U, len(batch)).scatter_reduce_(
             0, place_B, torch.arange(len(batch), device=place_B.device), "amin"
         )
-        products = torch.bfloat16 if self._precision == "bf16" else None
         positive_B = (user_BE * item_BE).sum(1)
         user_UE = user_BE.index_select(0, first_U)
-        return losses.full_softmax(positive_B, user_UE, every_IE, place_B, batch.weight, products=products)
+        return losses.full_softmax(positive_B, user_UE, every_IE, place_B, batch.weight, products=self._products)
 
     def _bpr(self, user_BE: Tensor, item_BE: Tensor, drawn_NE: Tensor, batch: Batch) -> Tensor:
         drawn_BnE = drawn_NE.view(len(user_BE), -1, drawn_NE.shape[1])
@@ -144,16 +144,21 @@ class RetrievalLoss(nn.Module):
         assert batch.item is not None
         positive_B = (user_BE * item_BE).sum(1)
         vectors, items = self._sample(item_BE, drawn_NE, batch)
-        negative_BC = user_BE @ vectors.T
+        log_q_C = torch.zeros_like(vectors[:, 0])
         if self._recipe.log_q != "none":
             q_B, q_C = self._probabilities(batch.item, items, batch)
-            negative_BC = losses.corrected(negative_BC, q_C.log() + losses.twins(items).log())
+            log_q_C = q_C.log() + losses.twins(items).log()
             positive_B = losses.corrected(positive_B, q_B.log()) if self._recipe.log_q == "paper" else positive_B
+        refined = self._recipe.log_q == "refined"
+        if self._had is None:
+            hidden, low = losses.same_items(batch.item, items), self._products
+            return losses.softmax_of_vectors(
+                positive_B, user_BE, vectors, -log_q_C, hidden, batch.weight, refined=refined, products=low
+            )
+        negative_BC = losses.corrected(user_BE @ vectors.T, log_q_C)
         negative_BC = losses.without(negative_BC, losses.accidental_hits(batch.item, items))
-        if self._had is not None:
-            negative_BC = self._hardest(negative_BC, batch)
-        loss = losses.refined_softmax if self._recipe.log_q == "refined" else losses.sampled_softmax
-        return loss(positive_B, negative_BC, batch.weight)
+        loss = losses.refined_softmax if refined else losses.sampled_softmax
+        return loss(positive_B, self._hardest(negative_BC, batch), batch.weight)
 
     def _sample(self, item_BE: Tensor, drawn_NE: Tensor | None, batch: Batch) -> tuple[Tensor, Tensor]:
         """Vectors [C, E] and ids [C] of what rows are set against: the batch's items, then the drawn ones."""
