@@ -22,7 +22,7 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     lines = [line for block in blocks("sh") for line in block.splitlines()]
-    assert len(lines) == 11
+    assert len(lines) == 12
     for line in lines:
         assert cli.run(shlex.split(line)[1:]) == 0, capsys.readouterr().err
     assert "two_tower #" in capsys.readouterr().out

@@ -47,11 +47,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_commands_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [command[0] for command in commands()] == [
         *("data", "prepare", "describe", "crosses", "models", "train", "evaluate", "compare"),
-        *("recommend", "train", "train", "bundle", "recommend", "predict", "explain", "dimensions"),
+        *("recommend", "train", "train", "bundle", "evaluate", "recommend", "predict", "explain", "dimensions"),
     ]
     for command in commands():
         assert cli.run(command) == 0, capsys.readouterr().err
     text = capsys.readouterr().out
+    assert "are in the first 10" in text
     assert "for user 42" in text
     assert "Movie" in text
     assert pl.read_parquet(place / "scored.parquet").height == 3
