@@ -97,6 +97,16 @@ def test_candidates_nobody_knows_are_reported(service: Served) -> None:
     assert scores == sorted(scores, reverse=True)
 
 
+def test_ids_are_the_same_as_text_and_as_numbers(service: Served, store: EventStore) -> None:
+    wanted = ids(good(service.post("/v1/recommend", {"user": USER})))
+    for same in (str(USER), float(USER)):
+        assert ids(good(service.post("/v1/recommend", {"user": same}))) == wanted
+    answer = good(service.post("/v1/events", {"events": [event("e", "song-1", user=float(USER))]}))  # type: ignore[arg-type]
+    assert answer["events"][0]["status"] == "stored"
+    assert store.events()[0].user == str(USER)
+    assert service.post("/v1/recommend", {"user": 7.5}).status_code == 400
+
+
 def test_similar_items(staged: Served) -> None:
     answer = good(staged.post("/v1/similar", {"item": "song-4", "k": 3}))
     assert len(ids(answer)) == 3
@@ -194,7 +204,7 @@ def test_new_items_can_be_recommended_and_taken_out(service: Served) -> None:
 
 def test_a_column_of_the_wrong_type_is_not_kept(service: Served, store: EventStore) -> None:
     wrong = service.client.put("/v1/items", json={"items": [{"id": "x", "columns": {"year": "soon"}}]})
-    assert wrong.status_code == 400
+    assert wrong.status_code == 409
     assert "'year'" in wrong.json()["error"]["message"]
     assert store.items() == {}
 
@@ -223,7 +233,7 @@ def test_a_forgotten_user_of_the_bundle_is_a_stranger(service: Served) -> None:
 
 def test_a_context_that_the_schema_does_not_have(service: Served) -> None:
     wrong = service.post("/v1/recommend", {"user": USER, "context": {"hour": 3}})
-    assert wrong.status_code == 400
+    assert wrong.status_code == 409
     assert "'hour'" in wrong.json()["error"]["message"]
 
 

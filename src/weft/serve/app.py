@@ -13,7 +13,7 @@ from litestar import route as litestar_route
 from litestar.exceptions import HTTPException
 from msgspec import Struct
 
-from weft.errors import ArtifactError, Unavailable, Unsupported, WeftError
+from weft.errors import Unavailable, WeftError
 from weft.recommend.recommender import Recommender
 from weft.serve.door import ASKED, App, Door, Refused, error_body
 from weft.serve.engine import Engine
@@ -118,7 +118,7 @@ async def _body(route: Route, request: Given) -> Struct:
     """What was sent, as the route's type; Refused names the path of what is wrong."""
     try:
         if route.body is not None:
-            return msgspec.json.decode(await request.body(), type=route.body)
+            return _decoded(await request.body(), route.body)
         assert route.query is not None
         given: Mapping[str, list[str]] = request.query_params.dict()
         twice = sorted(name for name, values in given.items() if len(values) > 1)
@@ -128,6 +128,31 @@ async def _body(route: Route, request: Given) -> Struct:
     except msgspec.DecodeError as error:
         message, _, path = str(error).partition(" - at `")
         raise Refused(400, message, path=path.removesuffix("`") or "$") from None
+
+
+def _decoded(body: bytes, kind: type[Struct]) -> Struct:
+    """A body as a type; JSON does not tell 7.0 from 7, so a whole number may stand where an integer is wanted."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        try:
+            value = msgspec.json.decode(body)
+        except msgspec.DecodeError:  # the first error says where
+            raise error from None
+        return msgspec.convert(_whole(value), kind)
+
+
+def _whole(value: Any) -> Any:
+    """A value with its whole numbers as integers."""
+    match value:
+        case dict():
+            return {key: _whole(inner) for key, inner in value.items()}
+        case list():
+            return [_whole(inner) for inner in value]
+        case float() if value.is_integer():
+            return int(value)
+        case _:
+            return value
 
 
 def _ready(service: list[Service], door: Door) -> Response[Any]:
@@ -163,9 +188,7 @@ def _http(request: Given, error: HTTPException) -> Any:
 def _weft(request: Given, error: WeftError) -> Any:
     if isinstance(error, Unavailable):
         return _error(503, str(error), headers={"Retry-After": "1"})
-    if isinstance(error, ArtifactError | Unsupported):
-        return _error(409, str(error))
-    return _error(400, str(error), path="$")
+    return _error(409, str(error), path="$")
 
 
 def _fault(request: Given, error: Exception) -> Any:

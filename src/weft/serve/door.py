@@ -16,7 +16,7 @@ import msgspec
 from weft.serve.gate import Rates
 from weft.serve.journal import tell
 from weft.serve.meters import Meters
-from weft.serve.routes import OPEN, SCOPES
+from weft.serve.routes import BODIED, METHODS, OPEN, SCOPES
 from weft.serve.settings import Settings
 from weft.serve.strict import Malformed, check
 from weft.serve.tokens import Key
@@ -27,6 +27,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
+SOMEWHAT = 8  # times the longest body: longer ones are not even read away
 MUTATING = ("POST", "PUT", "PATCH", "DELETE")
 
 
@@ -116,8 +117,15 @@ class Door:
             self._check_origin(scope, headers)
         key = self._tokens.key_of(headers.get(b"authorization"))
         needed = SCOPES.get(path)
-        if needed is None:
-            return key or Key("", frozenset())
+        if needed is not None:
+            key = self._allowed(key, needed)
+        if method not in METHODS.get(path, (method,)):
+            allow = {"Allow": ", ".join(METHODS[path])}
+            raise Refused(405, "the path does not have this method; see /schema", headers=allow)
+        return key or Key("", frozenset())
+
+    def _allowed(self, key: Key | None, needed: str) -> Key:
+        """A key that has a scope, within its rate."""
         if key is None:
             challenge = {"WWW-Authenticate": "Bearer"}
             raise Refused(401, "a token is needed: send `Authorization: Bearer TOKEN`", headers=challenge)
@@ -148,22 +156,21 @@ class Door:
 
     async def _with_body(self, scope: Mapping[str, Any], receive: Receive) -> Receive:
         """Read a body, within limits and in good form; what gives it again."""
-        if scope["method"] not in ("POST", "PUT", "PATCH"):
+        if (scope["method"], scope["path"]) not in BODIED:
             return receive
         headers = _headers(scope)
-        self._check_length(headers)
+        await self._check_length(headers, receive)
         kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
-        if scope["path"] in SCOPES and kind != b"application/json":
+        if kind != b"application/json":
             raise Refused(415, "the body must be JSON: send `Content-Type: application/json`")
         try:
             body = await asyncio.wait_for(self._read(receive), self._limits.body_seconds)
         except TimeoutError:
             raise Refused(408, "the body did not come in time; send it faster") from None
-        if scope["path"] in SCOPES:
-            try:
-                check(body)
-            except Malformed as error:
-                raise Refused(400, str(error), path=error.path) from None
+        try:
+            check(body)
+        except Malformed as error:
+            raise Refused(400, str(error), path=error.path) from None
         sent = False
 
         async def again() -> Message:
@@ -175,15 +182,16 @@ class Door:
 
         return again
 
-    def _check_length(self, headers: Mapping[bytes, bytes]) -> None:
+    async def _check_length(self, headers: Mapping[bytes, bytes], receive: Receive) -> None:
         """A body says how long it is before it comes, so that one in a million pieces is never taken."""
         if b"transfer-encoding" in headers or b"content-length" not in headers:
             raise Refused(411, "send the body whole, with a Content-Length", headers={"Connection": "close"})
-        if int(headers[b"content-length"]) > self._limits.body_bytes:
-            most = self._limits.body_bytes
-            raise Refused(
-                413, f"the body is longer than {most} bytes; send less at once", headers={"Connection": "close"}
-            )
+        length, most = int(headers[b"content-length"]), self._limits.body_bytes
+        if length > most:
+            if length <= SOMEWHAT * most:  # who still sends does not read; let it finish, and throw that away
+                await asyncio.wait([asyncio.ensure_future(_drop(receive))], timeout=self._limits.body_seconds)
+            close = {"Connection": "close"}
+            raise Refused(413, f"the body is longer than {most} bytes; send less at once", headers=close)
 
     async def _read(self, receive: Receive) -> bytes:
         parts: list[bytes] = []
@@ -227,6 +235,11 @@ class _Answer:
 def error_body(status: int, message: str, *, path: str | None, request: str) -> bytes:
     """An error as JSON."""
     return msgspec.json.encode(ErrorOut(error=ErrorBody(status=status, message=message, path=path, request=request)))
+
+
+async def _drop(receive: Receive) -> None:
+    while (await receive()).get("more_body", False):
+        pass
 
 
 def _headers(scope: Mapping[str, Any]) -> dict[bytes, bytes]:

@@ -127,8 +127,12 @@ class Engine:
 
     def path_of(self, name: str) -> Path:
         """The folder of a bundle inside `root`; ArtifactError for any other place."""
-        path = (self.root / name).resolve()
-        if path.parent != self.root or not path.is_dir():
+        try:
+            path = (self.root / name).resolve()
+            is_there = path.parent == self.root and path.is_dir()
+        except OSError:  # no system has a name as long as that
+            is_there = False
+        if not is_there:
             raise ArtifactError(f"there is no bundle {name!r} beside the one that the service was started with")
         return path
 

@@ -50,6 +50,7 @@ ROUTES = (
         wire.ListOut,
         wire.RecommendRequest,
         example={"user": "user-7", "k": 10, "surface": "home", "filters": {"deny": ["track-1"]}},
+        errors=(409,),
     ),
     Route(
         "POST",
@@ -60,6 +61,7 @@ ROUTES = (
         wire.ListOut,
         wire.RankRequest,
         example={"user": "user-7", "candidates": ["track-1", "track-2"]},
+        errors=(409,),
     ),
     Route(
         "POST",
@@ -102,6 +104,7 @@ ROUTES = (
         wire.DoneOut,
         wire.ItemsRequest,
         example={"items": [{"id": "track-new", "columns": {"title": "New"}}]},
+        errors=(409,),
     ),
     Route(
         "DELETE",
@@ -122,6 +125,7 @@ ROUTES = (
         wire.DoneOut,
         wire.UsersRequest,
         example={"users": [{"id": "user-new", "columns": {}}]},
+        errors=(409,),
     ),
     Route(
         "DELETE",
@@ -161,6 +165,8 @@ ROUTES = (
     Route("GET", "/schema", "schema", "read", "This page.", dict),
 )
 SCOPES: dict[str, Scope] = {route.path: route.scope for route in ROUTES if route.scope is not None}
+BODIED = {(route.method, route.path) for route in ROUTES if route.body is not None}
+METHODS = {path: sorted(route.method for route in ROUTES if route.path == path) for path in (r.path for r in ROUTES)}
 OPEN = tuple(route.path for route in ROUTES if route.scope is None)
 
 _MEANINGS = {
@@ -169,7 +175,7 @@ _MEANINGS = {
     403: "The key lacks the scope, or Host or Origin is not ours.",
     404: "Nobody knows that.",
     408: "The body did not come in time.",
-    409: "It cannot be done with the bundles that are there.",
+    409: "It does not fit the bundle in service, such as a column that its schema does not have.",
     411: "The body has no Content-Length.",
     413: "The body is too long.",
     415: "The body is not JSON.",

@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 K_MOST, CANDIDATES_MOST, EVENTS_MOST, ROWS_MOST, COLUMNS_MOST, LIST_MOST = 200, 1_000, 1_000, 1_000, 200, 1_000
-PLAIN = r"^[^\x00-\x1f\x7f\ud800-\udfff]+$"
+PLAIN = r"^[^\x00-\x1f\x7f]+$"
 
 Text = Annotated[str, Meta(min_length=1, max_length=256, pattern=PLAIN)]
 Number = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Id = Annotated[Text | Number, Meta(description='An id as in the tables; 7 and "7" are the same.', examples=["user-7"])]
 Real = Annotated[float, Meta(ge=-1e15, le=1e15)]
-Words = Annotated[str, Meta(max_length=4_096, pattern=r"^[^\x00\ud800-\udfff]*$")]
+Words = Annotated[str, Meta(max_length=4_096, pattern=r"^[^\x00]*$")]
 Scalar = Words | Number | Real | bool | None
 Value = Scalar | Annotated[list[Scalar], Meta(max_length=LIST_MOST)]
 Columns = Annotated[dict[Text, Value], Meta(max_length=COLUMNS_MOST, description="Values by column of the tables.")]
