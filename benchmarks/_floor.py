@@ -49,6 +49,9 @@ class Products(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if torch.is_inference_mode_enabled() and func._can_decompose():
+            with self:  # in inference mode torch shows what is made of products, such as `linear`, in one piece
+                return func.decompose(*args, **kwargs)
         out = func(*args, **kwargs)
         counted = flop_registry.get(func._overloadpacket)
         base = getattr(torch.ops.aten, func._overloadpacket.__name__.rstrip("_"), None)
@@ -111,8 +114,14 @@ class Floor:
         """
         with torch.inference_mode():
             alone = sum(self._seen[s] * median_seconds(_waited(call), repeats) for s, call in self._calls.items())
-            in_order = median_seconds(_waited(lambda: [self._calls[s]() for s in self._order]), repeats)
+            in_order = median_seconds(_waited(self.once), repeats)
         return alone, in_order
+
+    def once(self) -> None:
+        """All products once, in the order of the step."""
+        with torch.inference_mode():
+            for signature in self._order:
+                self._calls[signature]()
 
 
 def _waited(call: Callable[[], object]) -> Callable[[], object]:
