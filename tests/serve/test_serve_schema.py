@@ -14,7 +14,7 @@ from stores_for_tests import KINDS, store_url
 
 from weft.serve.routes import ROUTES, openapi
 from weft.serve.service import Service
-from weft.serve.settings import Settings
+from weft.serve.settings import Limits, Settings
 
 CONFIG = """
 [checks.negative_data_rejection]
@@ -42,6 +42,18 @@ def test_every_reference_of_the_page_leads_somewhere() -> None:
     text = json.dumps(page)
     names = set(re.findall(r'"#/components/schemas/(\w+)"', text))
     assert names == set(page["components"]["schemas"])
+
+
+def test_the_guide_names_every_path_and_every_limit() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    assert not [route.path for route in ROUTES if route.path not in guide]
+    assert not [name for name in Limits.__struct_fields__ if f"`{name}`" not in guide]
+    tokens = re.findall(r"```toml\n(.*?)```", guide, flags=re.DOTALL)[0].replace("...", "0" * 64)
+    assert "[[tokens]]" in tokens
+    for method, path, body in re.findall(r"```json\n(\w+) (\S+)\n(.*?)```", guide, flags=re.DOTALL):
+        route = next(route for route in ROUTES if (route.method, route.path) == (method, path))
+        assert route.body is not None
+        msgspec.json.decode(body, type=route.body)
 
 
 def trial(url: str, folder: Path, examples: int) -> Any:
