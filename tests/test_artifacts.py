@@ -205,3 +205,13 @@ def test_json_is_written_whole_and_a_line_a_value(tmp_path: Path) -> None:
         write_json(tmp_path / "deep" / "value.json", object())
     assert os.listdir(tmp_path / "deep") == ["value.json"]
     assert (tmp_path / "deep" / "value.json").read_text() == text
+
+
+def test_a_folder_tells_what_it_is(tmp_path: Path) -> None:
+    with artifacts.new_folder(tmp_path / "one", "bundle"):
+        pass
+    assert artifacts.kind_of(tmp_path / "one") == "bundle"
+    for text in ("", "[]", "{}", '{"kind": 3}'):
+        (tmp_path / artifacts.MANIFEST).write_text(text)
+        assert artifacts.kind_of(tmp_path) is None
+    assert artifacts.kind_of(tmp_path / "nowhere") is None
