@@ -9,7 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from weft.artifacts import LOCK, MANIFEST, lock, new_folder, read_manifest, sha256, verify, write_atomic, write_json
+from weft.artifacts import (
+    LOCK,
+    MANIFEST,
+    kind_of,
+    lock,
+    new_folder,
+    read_manifest,
+    sha256,
+    verify,
+    write_atomic,
+    write_json,
+)
 from weft.errors import ArtifactError, Locked
 
 
@@ -208,10 +219,10 @@ def test_json_is_written_whole_and_a_line_a_value(tmp_path: Path) -> None:
 
 
 def test_a_folder_tells_what_it_is(tmp_path: Path) -> None:
-    with artifacts.new_folder(tmp_path / "one", "bundle"):
+    with new_folder(tmp_path / "one", "bundle"):
         pass
-    assert artifacts.kind_of(tmp_path / "one") == "bundle"
+    assert kind_of(tmp_path / "one") == "bundle"
     for text in ("", "[]", "{}", '{"kind": 3}'):
-        (tmp_path / artifacts.MANIFEST).write_text(text)
-        assert artifacts.kind_of(tmp_path) is None
-    assert artifacts.kind_of(tmp_path / "nowhere") is None
+        (tmp_path / MANIFEST).write_text(text)
+        assert kind_of(tmp_path) is None
+    assert kind_of(tmp_path / "nowhere") is None
