@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from weft import metrics
@@ -22,12 +23,12 @@ from weft.errors import ConfigError
 from weft.schema import UNITS_PER_SECOND, Protocol, Schema
 from weft.scoring import Scorer, best
 from weft.transforms.catalogue import Catalogue
-from weft.transforms.rows import Rows
+from weft.transforms.rows import Rows, rows_of
 
 Ints = NDArray[np.integer[Any]]
 Floats = NDArray[np.floating[Any]]
 
-USERS_AT_ONCE = 64
+SCORES_AT_ONCE = 1 << 22
 
 
 class Held(NamedTuple):
@@ -48,6 +49,11 @@ class Held(NamedTuple):
     def relevant(self, place: int) -> Ints:
         """The relevant items of one of the users."""
         return self.items[self.offsets[place] : self.offsets[place + 1]]
+
+    def pairs(self, start: int, stop: int) -> tuple[Ints, Ints]:
+        """Some of the users, counted from the first of these, and the relevant items of each."""
+        offsets = self.offsets[start : stop + 1]
+        return rows_of(offsets - offsets[0]), self.items[offsets[0] : offsets[-1]]
 
 
 def held_out(rows: Rows, protocol: Protocol) -> Held:
@@ -133,28 +139,39 @@ def full_ranking(
     """
     held = something_held_out(rows, protocol, split)
     order = np.random.default_rng(seed).permutation(len(scorer.items))
-    lists: list[Ints] = []
-    hits: list[NDArray[np.bool_]] = []
-    relevant: list[int] = []
-    new: list[int] = []
-    for start in progress(range(0, len(held.user), USERS_AT_ONCE)):
-        users = rows.take(held.first[start : start + USERS_AT_ONCE])
+    at_once = max(1, SCORES_AT_ONCE // len(scorer.items))
+    parts: list[Ranked] = []
+    for start in progress(range(0, len(held.user), at_once)):
+        users = rows.take(held.first[start : start + at_once])
         scores = scorer.catalogue(users, users.time)
         hide(scores, users, catalogue, schema, protocol, split)
-        lists.append(shown(scores, max(protocol.k), order))
-        for place in range(len(users)):
-            wanted = held.relevant(start + place)
-            findable = wanted[(wanted < FIRST_ID) | np.isfinite(scores[place, wanted])]
-            hits.append(np.isin(lists[-1][place], findable[findable >= FIRST_ID]))
-            relevant.append(len(findable))
-            new.append(int((catalogue.counts[findable] == 0).sum()))
-    return Ranked(np.concatenate(lists), np.stack(hits), np.array(relevant), np.array(new))
+        lists = shown(scores, max(protocol.k), order)
+        parts.append(_found(lists, scores, *held.pairs(start, start + len(users)), catalogue.counts))
+    return Ranked(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def _found(lists: Ints, scores: Floats, user: Ints, item: Ints, counts: Ints) -> Ranked:
+    """What lists [U, K] hold of the relevant pairs of a user's place and an item; what is hidden counts nowhere."""
+    findable = (item < FIRST_ID) | np.isfinite(scores[user, item])
+    user, item = user[findable], item[findable]
+    users, items = scores.shape
+    known = item >= FIRST_ID
+    hits = np.isin(lists + items * np.arange(users)[:, None], item[known] + items * user[known]) & (lists >= 0)
+    return Ranked(
+        lists, hits, np.bincount(user, minlength=users), np.bincount(user[counts[item] == 0], minlength=users)
+    )
 
 
 def shown(scores: Floats, k: int, order: Ints) -> Ints:
     """The k best items [U, K] of scores [U, I], equal scores in the order of `order`; -1 where nothing is left."""
-    places, values = best(scores[:, order], k)
-    lists = np.where(np.isfinite(values), order[places], -1)
+    more = torch.from_numpy(scores).topk(min(k + 1, scores.shape[1]), dim=1)
+    values, places = more.values.numpy(), more.indices.numpy()
+    tied = np.flatnonzero(((values[:, 1:] == values[:, :-1]) & np.isfinite(values[:, 1:])).any(axis=1))
+    values, places = values[:, :k], places[:, :k]
+    if len(tied):
+        among, values[tied] = best(scores[tied][:, order], k)
+        places[tied] = order[among]
+    lists = np.where(np.isfinite(values), places, -1)
     return np.pad(lists, ((0, 0), (0, k - lists.shape[1])), constant_values=-1)
 
 
@@ -163,9 +180,8 @@ def hide(scores: Floats, users: Rows, catalogue: Catalogue, schema: Schema, prot
     scores[:, :FIRST_ID] = -np.inf
     unit = UNITS_PER_SECOND[schema.roles.time_unit]
     assert users.user is not None
-    for place, user in enumerate(users.user):
-        time = None if users.time is None else int(users.time[place])
-        scores[place, catalogue.seen.hidden(int(user), protocol, before=split, time=time, unit=unit)] = -np.inf
+    place, item = catalogue.seen.hidden_from(users.user, protocol, before=split, times=users.time, unit=unit)
+    scores[place, item] = -np.inf
 
 
 def list_values(ranked: Ranked, popularity: Ints, protocol: Protocol) -> dict[str, Floats]:
