@@ -86,6 +86,16 @@ def test_what_a_person_sets_is_not_searched(camps: Store, tmp_path: Path) -> Non
     assert (found["embedding_dim"], found["train"]["learning_rate"], found["train"]["l2"]) == (3, 0.01, 0.1)
 
 
+def test_a_retriever_is_searched_by_its_ranking_of_the_catalogue(camps: Store, tmp_path: Path) -> None:
+    tuned = search(camps, tmp_path / "t", model="two_tower", trials=2)
+    assert tuned.metric == "ndcg@6"
+    assert tuned.best.value is not None
+    pointwise = search(camps, tmp_path / "p", model="two_tower", trials=1, sets=(*QUICK, "train.loss=task"))
+    assert pointwise.metric == "auc"
+    with pytest.raises(ConfigError, match="no metric 'auc'"):
+        search(camps, tmp_path / "q", model="two_tower", trials=1, metric="auc")
+
+
 def test_a_metric_where_less_is_better(camps: Store, tmp_path: Path) -> None:
     tuned = search(camps, tmp_path / "t", metric="logloss")
     assert tuned.best.value == min(trial.value or 9 for trial in tuned.trials)

@@ -37,6 +37,7 @@ from weft.models import entry
 from weft.models._search import Choice, Range, search_space
 from weft.runs import CONFIG, without_none
 from weft.study._request import keep_request, refuse_foreign
+from weft.train import retrieval
 from weft.train.objective import check_labels, metric_names, monitored
 from weft.train.recipe import Settings, parse, resolve
 from weft.train.run import train
@@ -158,7 +159,7 @@ def tune(
     request = Request(
         model=model,
         store=opened.id,
-        metric=_metric(opened, settings, metric),
+        metric=_metric(model, opened, settings, metric),
         settings=_whole(settings),
         space={key: found.options if isinstance(found, Choice) else [*found] for key, found in space.items()},
         seed=seed,
@@ -314,15 +315,17 @@ def _need_optuna() -> None:
         raise ConfigError("tuning needs Optuna, which is not installed; run: pip install 'weft[tune]'") from error
 
 
-def _metric(store: Store, settings: Settings, wanted: str | None) -> str:
+def _metric(model: str, store: Store, settings: Settings, wanted: str | None) -> str:
     labels = store.schema.roles.label
     check_labels(labels)
     if not store.rows["valid"]:
         raise ConfigError(f"the store {str(store.path)!r} has no validation row to search on; prepare another split")
-    names = metric_names(labels)
+    of_rows = retrieval.loss_name(model, settings.recipe) == "task"
+    names = metric_names(labels) if of_rows else retrieval.metric_names(store)
     if wanted is not None and wanted not in names:
         raise ConfigError(f"the validation rows give no metric {wanted!r}; {near(wanted, names)}")
-    return wanted or monitored(labels, settings.recipe.monitor)
+    monitor = settings.recipe.monitor
+    return wanted or (monitored(labels, monitor) if of_rows else retrieval.monitored(store, monitor))
 
 
 def open_space(model: str, config: str | Path | None, sets: Sequence[str]) -> dict[str, Range | Choice]:
