@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from weft.batch import FIRST_ID
 from weft.schema import Protocol
-from weft.transforms.rows import Rows
+from weft.transforms.rows import Rows, ranges
 from weft.transforms.vocabulary import text_from_arrays, text_to_arrays
 
 SPLITS = ("train", "valid", "test")
@@ -46,28 +46,36 @@ class Seen(NamedTuple):
     def hidden(
         self, user: int, protocol: Protocol, *, before: str | None = None, time: int | None = None, unit: int = 1
     ) -> Ints:
-        """The items that the protocol hides from a user.
+        """The items that the protocol hides from a user; `hidden_from` for one."""
+        times = None if time is None else np.array([time])
+        return self.hidden_from(np.array([user]), protocol, before=before, times=times, unit=unit)[1]
+
+    def hidden_from(
+        self, users: Ints, protocol: Protocol, *, before: str | None = None, times: Ints | None = None, unit: int = 1
+    ) -> tuple[Ints, Ints]:
+        """The items that the protocol hides from each of some users, as pairs of a place in `users` and an item.
 
         Args:
-            user: Id of the user catalogue.
+            users: [U] ids of the user catalogue.
             protocol: Its `seen`, `window` and `seen_from`.
             before: Only events of earlier splits than this one; None is all events.
-            time: The moment of asking, for a window; None is after all events.
+            times: [U] the moments of asking, for a window; None is after all events.
             unit: Time units a second.
         """
-        if protocol.seen == "allow" or user < FIRST_ID:
-            return np.zeros(0, np.int64)
-        events = self.of(user)
-        keep = np.ones(events.stop - events.start, np.bool_)
+        known = np.flatnonzero(users >= FIRST_ID) if protocol.seen != "allow" else np.zeros(0, np.int64)
+        starts = self.offsets[users[known]]
+        lengths = self.offsets[users[known] + 1] - starts
+        place, events = np.repeat(known, lengths), ranges(starts, lengths)
+        keep = np.ones(len(events), np.bool_)
         if before is not None:
             keep &= self.split[events] < SPLITS.index(before)
         if protocol.seen_from == "relevant":
             keep &= self.relevant[events]
         if protocol.seen == "window":
             assert protocol.window is not None
-            now = time if time is not None else int(self.time.max(initial=0))
+            now = int(self.time.max(initial=0)) if times is None else times[place]
             keep &= self.time[events] >= now - protocol.window * unit
-        return self.item[events][keep]
+        return place[keep], self.item[events[keep]]
 
 
 @dataclass(frozen=True, kw_only=True)

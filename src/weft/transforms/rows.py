@@ -118,7 +118,7 @@ class Rows:
     def take(self, index: Index) -> "Rows":
         """Some rows, in the order of `index` (integers, a mask or a slice); one gather a column."""
         rows = _positions(index, len(self))
-        columns = {name: column[rows] for name, column in self.columns().items()}
+        columns = {name: _taken(column, rows) for name, column in self.columns().items()}
         return self._with(columns, {name: ragged.take(rows) for name, ragged in self.ragged.items()})
 
     def bare(self) -> "Rows":
@@ -133,7 +133,7 @@ class Rows:
     def batch(self, index: Index | None = None) -> Batch:
         """Some rows (all without an index) as contiguous tensors."""
         rows = slice(0, len(self)) if index is None else _positions(index, len(self))
-        columns = {name: column[rows] for name, column in self.columns().items() if name != "keys"}
+        columns = {name: _taken(column, rows) for name, column in self.columns().items() if name != "keys"}
         wide = {
             name: column.astype(np.int64) for name, column in columns.items() if name in ("position", "user", "item")
         }
@@ -266,6 +266,11 @@ def _positions(index: Index, rows: int) -> Ints | slice:
         return slice(start, max(start, stop)) if step == 1 else np.arange(start, stop, step)
     places = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64, copy=False)
     return np.where(places < 0, places + rows, places)
+
+
+def _taken(column: NDArray[Any], rows: Ints | slice) -> NDArray[Any]:
+    """The rows of a column; `take` copies whole rows where an index goes value by value."""
+    return column[rows] if isinstance(rows, slice) else column.take(rows, axis=0)
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:
