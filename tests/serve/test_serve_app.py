@@ -2,10 +2,13 @@
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from service_for_tests import ADMIN, READ, TOKENS, Served, served
@@ -248,6 +251,36 @@ def test_health_and_readiness_need_no_key(bundles: Path, tmp_path: Path) -> None
         assert (ready["status"], ready["generation"]) == ("ready", 1)
         assert running.client.get("/metrics").status_code == 401
         assert running.client.get("/metrics", headers=READ).status_code == 200
+
+
+def test_what_the_recommender_could_not_do_is_told(bundles: Path, tmp_path: Path) -> None:
+    class Late:
+        def __init__(self, inner: Recommender) -> None:
+            self._inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._inner, name)
+
+        def recommend(self, *arguments: Any, **options: Any) -> Any:
+            answer = self._inner.recommend(*arguments, **options)
+            return msgspec.structs.replace(answer, degraded=("ranking.dcn_v2: late",))
+
+    settings = Settings(bundle=str(bundles / "ranker"), store=str(tmp_path / "e.db"))
+    with served(settings, load=lambda path: Late(Recommender.load(path))) as running:
+        assert good(running.post("/v1/recommend", {"user": USER}))["degraded"] == ["ranking.dcn_v2: late"]
+        assert "weft_degraded_total 1.0" in running.client.get("/metrics").text
+
+
+def test_serving_loads_neither_tables_nor_training() -> None:
+    code = (
+        "import sys\n"
+        "import weft.serve.server\n"
+        "rooms = ('polars', 'pandas', 'pyarrow', 'weft.data', 'weft.train', 'weft.losses', 'weft.metrics')\n"
+        "found = [name for name in rooms if name in sys.modules]\n"
+        "assert not found, found\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_labels_of_the_meters_are_bounded(service: Served) -> None:

@@ -20,7 +20,7 @@ from weft.serve import rows as joining
 from weft.serve import store as stores
 from weft.serve.features import pack
 from weft.serve.live import Live, grown, means_of, with_means
-from weft.serve.rows import TrainingRows, training_rows
+from weft.serve.rows import training_rows
 from weft.serve.store import EventStore, Request
 from weft.transforms.columns import from_values
 from weft.transforms.encode import Transforms
@@ -98,8 +98,8 @@ def test_event_by_event_and_prepare_give_the_same_bytes(prepared: Store) -> None
             told.append(event(f"p{place}", kind="play", values={"seconds": float(values["seconds"])}))
         for one in told:
             online = grown(online, row, [one])
-        closed = TrainingRows(offset=0, rows=row, values={"seconds": np.array([float(values["seconds"])])})
-        online = with_means(online, closed, means_of(SCHEMA))
+        outcome = {"played": float(values["played"]), "seconds": float(values["seconds"])}
+        online = with_means(online, row, [outcome], means_of(SCHEMA))
     offline = concat([prepared.split(name) for name in ("train", "valid", "test")])
     assert everything(concat(made)) == everything(offline)
     for name, log in prepared.transforms.history.items():
@@ -134,15 +134,18 @@ def store(tmp_path: Path) -> Iterator[EventStore]:
     opened.close()
 
 
-def write(store: EventStore, recommender: Recommender, later: pl.DataFrame) -> list[dict[str, Any]]:
-    """Serve and log some rows as two requests a moment, with plays after them; the rows as a table has them."""
+def write(
+    store: EventStore, recommender: Recommender, later: pl.DataFrame, *, bundle: str | None = None
+) -> list[dict[str, Any]]:
+    """Serve and log some rows, each as a request, with plays after them; the rows as a table has them."""
+    id = bundle or recommender.bundle_id
     done: list[dict[str, Any]] = []
     for place, values in enumerate(later.drop("split").to_dicts()):
         context = {"device": values["device"], "hour": values["hour"]}
         rows = recommender.features(values["user"], [values["song"]], context=context)
         plain = {"user": str(values["user"]), "time": values["time"] * SECOND}
         shown = ((values["song"], None),)
-        store.add_request(Request(id=f"r{place}", bundle="b", shown=shown, features=pack(rows), **plain))
+        store.add_request(Request(id=f"r{place}", bundle=id, shown=shown, features=pack(rows), **plain))
         events = [event(f"i{place}", kind="impression", item=values["song"], request=f"r{place}", **plain)]
         if values["played"]:
             told = {"seconds": float(values["seconds"])}
@@ -180,6 +183,26 @@ def test_the_log_and_a_longer_table_give_the_same_bytes(
     assert after_all(recommender, now.transforms) != after_all(recommender, recommender.transforms)
     again = Live(recommender, store, window=60.0).current()[0]
     assert after_all(recommender, again.transforms) == after_all(recommender, now.transforms)
+
+
+def test_what_another_bundle_logged_counts_as_much(
+    prepared: Store, store: EventStore, recommender: Recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bundle with other ids takes the log of the one before: by the keys that were logged, and its own ids."""
+    monkeypatch.setattr(stores, "now", lambda: 10_000 * SECOND)
+    monkeypatch.setattr(joining, "now", lambda: 20_000 * SECOND)
+    rows = write(store, recommender, table(120).with_columns(time=pl.col("time") + 5_000))
+    other = weft.prepare(
+        SCHEMA, tmp_path / "store", interactions=table(400).tail(260).with_columns(time=pl.col("time"))
+    )
+    run = weft.train(other, "lr", out=tmp_path / "run", sets=["train.epochs=1"])
+    second = Recommender.load(run.path)
+    assert second.transforms.item_ids is not None
+    assert recommender.transforms.item_ids is not None
+    assert second.transforms.item_ids.values.tolist() != recommender.transforms.item_ids.values.tolist()
+    now = Live(second, store, window=60.0).current()[0]
+    offline = second.transforms.with_history(from_values(SCHEMA, rows))
+    assert after_all(second, now.transforms) == after_all(second, offline)
 
 
 def test_a_mean_waits_for_the_window_and_a_sum_does_not(

@@ -19,11 +19,13 @@ import numpy as np
 
 from weft.errors import Unavailable
 from weft.recommend.answers import Item, Recommendation
+from weft.recommend.names import Names
 from weft.schema import Count, Schema
 from weft.schema import Protocol as Judging
 from weft.serve.features import unpack
-from weft.serve.rows import TrainingRows, in_unit, outcome_columns, outcomes_of, place_of, training_rows
-from weft.serve.store import Event, EventStore, now, user_hash
+from weft.serve.rows import closed, in_unit, outcome_columns, outcomes_of, place_of
+from weft.serve.store import Event, EventStore, Request, now, user_hash
+from weft.transforms.catalogue import Catalogue
 from weft.transforms.encode import Transforms
 from weft.transforms.rows import Rows, concat
 
@@ -48,6 +50,18 @@ class Recommends(Protocol):
     @property
     def transforms(self) -> Transforms:
         """What was fitted, and the history."""
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """Users and items, arrivals included."""
+
+    @property
+    def users(self) -> Names:
+        """External ids of users."""
+
+    @property
+    def items(self) -> Names:
+        """External ids of items."""
 
     def recommend(
         self,
@@ -169,14 +183,16 @@ class Live:
 
     def _close(self) -> None:
         """Give the means the rows whose window has closed."""
-        schema = self.base.schema
         while True:
-            ready = training_rows(self._store, schema, since=self._closed, window=self._window)
-            if ready.offset == self._closed:
+            found = closed(self._store, self.base.schema, since=self._closed, window=self._window)
+            if found.offset == self._closed:
                 break
-            if ready.rows is not None:
-                self._now = self._now.with_transforms(with_means(self._now.transforms, ready, self._means))
-            self._closed = ready.offset
+            shown = [one for one in found.shown if self.knows(one.event.item)]
+            if shown:
+                rows = self._rows(self._now, [one.event for one in shown])
+                told = [one.outcome for one in shown]
+                self._now = self._now.with_transforms(with_means(self._now.transforms, rows, told, self._means))
+            self._closed = found.offset
         self._look = time.monotonic() + LOOK
 
     def _follow_changes(self) -> None:
@@ -213,26 +229,65 @@ class Live:
         return recommender.with_transforms(grown(recommender.transforms, rows, usable))
 
     def _rows(self, recommender: Recommends, events: Sequence[Event]) -> Rows:
-        """Full rows of events: those that were logged with the answer, or made now."""
+        """Full rows of events: those that this bundle logged with its answer; the others are made now."""
         requests = self._store.requests([event.request for event in events if event.request is not None])
-        logged: dict[str, int] = {}
-        parts: list[Rows] = []
-        size, places = 0, []
-        for event in events:
-            request = requests.get(event.request or "")
-            place = None if request is None else place_of(request, event.item)
-            if request is None or place is None:
-                made = recommender.features(event.user, [event.item])
-                parts.append(_at(made, event.time, self.base.schema))
-                places.append(size)
-                size += 1
-                continue
-            if request.id not in logged:
-                logged[request.id] = size
-                parts.append(_at(unpack(request.features), request.time, self.base.schema))
-                size += len(request.shown)
-            places.append(logged[request.id] + place)
-        return concat(parts).take(np.array(places))
+        answers = [_answer(event, requests) for event in events]
+        mine = [at for at, a in enumerate(answers) if a is not None and a.bundle == self.base.bundle_id]
+        rest = [at for at in range(len(events)) if at not in set(mine)]
+        parts = []
+        if mine:
+            parts.append(_logged([events[at] for at in mine], [answers[at] for at in mine]))
+        if rest:
+            parts.append(_made(recommender, [events[at] for at in rest], [answers[at] for at in rest]))
+        rows = concat(parts).take(np.argsort(np.array(mine + rest)))
+        times = [event.time if a is None else a.time for event, a in zip(events, answers, strict=True)]
+        return replace(rows, time=np.array([in_unit(time, self.base.schema) for time in times]))
+
+
+def _answer(event: Event, requests: Mapping[str, Request]) -> Request | None:
+    """The answer that an event belongs to, if it is logged and has the item."""
+    request = requests.get(event.request or "")
+    return None if request is None or place_of(request, event.item) is None else request
+
+
+def _logged(events: Sequence[Event], answers: Sequence[Request | None]) -> Rows:
+    """The rows of events as they were logged; each answer is read once."""
+    starts: dict[str, int] = {}
+    parts: list[Rows] = []
+    places: list[int] = []
+    for event, answer in zip(events, answers, strict=True):
+        assert answer is not None
+        if answer.id not in starts:
+            starts[answer.id] = sum(map(len, parts))
+            parts.append(_bare(unpack(answer.features)))
+        place = place_of(answer, event.item)
+        assert place is not None
+        places.append(starts[answer.id] + place)
+    return concat(parts).take(np.array(places))
+
+
+def _made(recommender: Recommends, events: Sequence[Event], answers: Sequence[Request | None]) -> Rows:
+    """The rows of events as the bundle sees them now, with the keys that were logged.
+
+    Another bundle's ids may mean something else here; its keys are hashes of the values, the context's among them.
+    """
+    users = np.array([recommender.users.id_of(event.user) for event in events])
+    items = np.array([recommender.items.id_of(event.item) for event in events])
+    catalogue = recommender.catalogue
+    rows = _bare(recommender.transforms.join(catalogue.users.take(users), catalogue.items.take(items)))
+    keys = np.array(rows.keys)
+    for at, (event, answer) in enumerate(zip(events, answers, strict=True)):
+        logged = None if answer is None else _logged([event], [answer]).keys[0]
+        if logged is not None and len(logged) == keys.shape[1]:
+            keys[at] = logged
+    return replace(rows, keys=keys)
+
+
+def _bare(rows: Rows) -> Rows:
+    """Rows without what only some have."""
+    roles = ("label", "weight", "position", "propensity", "group", "user", "item", "time")
+    none: dict[str, Any] = dict.fromkeys(roles)
+    return replace(rows, **none)
 
 
 def grown(transforms: Transforms, rows: Rows, events: Sequence[Event]) -> Transforms:
@@ -260,21 +315,12 @@ def means_of(schema: Schema) -> tuple[Count, ...]:
     return tuple(f for f in schema.features if isinstance(f, Count) and f.stat == "mean" and f.of in known_later)
 
 
-def with_means(transforms: Transforms, ready: TrainingRows, means: Sequence[Count]) -> Transforms:
-    """Transforms whose means also have some rows that are ready."""
-    assert ready.rows is not None
-    assert ready.rows.label is not None
-    labels = [label.name for label in transforms.schema.roles.label]
-    known = {name: ready.rows.label[:, place].astype(np.float64) for place, name in enumerate(labels)}
-    known |= ready.values
+def with_means(
+    transforms: Transforms, rows: Rows, outcomes: Sequence[Mapping[str, float]], means: Sequence[Count]
+) -> Transforms:
+    """Transforms whose means also have some rows that are over, row i with outcome i; what is not told is 0."""
     for mean in means:
-        made = transforms.events_of(ready.rows, mean.of, known[str(mean.of)])
+        values = np.array([outcome.get(str(mean.of), 0.0) for outcome in outcomes])
+        made = transforms.events_of(rows, mean.of, values)
         transforms = transforms.with_events({mean.name: made[mean.name]})
     return transforms
-
-
-def _at(rows: Rows, time: int, schema: Schema) -> Rows:
-    """Rows of one moment, without what only some rows have."""
-    moment = np.full(len(rows), in_unit(time, schema))
-    bare: dict[str, Any] = dict.fromkeys(("label", "weight", "position", "propensity", "group", "user", "item"))
-    return replace(rows, **bare, time=moment)

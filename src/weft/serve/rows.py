@@ -6,8 +6,9 @@ store's own clock, which never falls along the log; so who reads on from the off
 once.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +78,29 @@ def outcomes_of(event: Event, schema: Schema) -> dict[str, float]:
     return found | {name: value for name, value in event.values.items() if name in columns}
 
 
-def training_rows(
+class Shown(NamedTuple):
+    """An impression whose window has closed, the answer that it belongs to, and what followed it, by column."""
+
+    event: Event
+    request: Request
+    outcome: dict[str, float]
+
+
+class Closed(NamedTuple):
+    """Impressions whose windows have closed since an offset.
+
+    Attributes:
+        offset: The next reading goes on from here.
+        shown: In the order of the log.
+        skipped: Impressions left out: quarantined, or not in any answer that was logged.
+    """
+
+    offset: int
+    shown: list[Shown]
+    skipped: int
+
+
+def closed(
     store: EventStore,
     schema: Schema,
     *,
@@ -85,48 +108,68 @@ def training_rows(
     window: float,
     clock: int | None = None,
     limit: int = AT_ONCE,
+) -> Closed:
+    """The impressions after an offset whose window has closed, out of at most `limit` events.
+
+    Args:
+        store: The log.
+        schema: Of the bundles that answered.
+        since: Offset of the reading before; 0 from the start.
+        window: Seconds after an impression in which what the user does counts for it.
+        clock: Now, microseconds since 1970.
+        limit: Events to read.
+    """
+    end = (now() if clock is None else clock) - round(window * MICROSECONDS)
+    read = [event for event in store.events(since, limit=limit) if event.received <= end]
+    if not read:
+        return Closed(since, [], 0)
+    impressions = [event for event in read if event.kind == "impression"]
+    requests = store.requests([event.request for event in impressions if event.request is not None])
+    usable = [(event, request) for event in impressions if (request := _answer(event, requests)) is not None]
+    outcomes = store.outcomes([event for event, _ in usable])
+    results = _results([event for event, _ in usable], outcomes, schema, round(window * MICROSECONDS))
+    shown = [Shown(event, request, result) for (event, request), result in zip(usable, results, strict=True)]
+    return Closed(read[-1].seq, shown, len(impressions) - len(shown))
+
+
+def training_rows(
+    store: EventStore,
+    schema: Schema,
+    *,
+    since: int = 0,
+    window: float,
+    bundles: Collection[str] | None = None,
+    clock: int | None = None,
+    limit: int = AT_ONCE,
 ) -> TrainingRows:
-    """The rows after an offset whose window has closed, at most `limit` events of the log at a time.
+    """Rows to learn from: those of `closed` with the features that were logged.
 
     Args:
         store: The log.
         schema: Of the bundles that answered.
         since: Offset of the rows before; 0 from the start.
         window: Seconds after an impression in which what the user does counts for it.
+        bundles: Only what these bundles showed, whose ids mean the same; None where all do.
         clock: Now, microseconds since 1970.
         limit: Events to read; fewer than `limit` are left when the offset stays.
     """
-    closed = (now() if clock is None else clock) - round(window * MICROSECONDS)
-    read = [event for event in store.events(since, limit=limit) if event.received <= closed]
-    if not read:
-        return TrainingRows(offset=since, rows=None, values={})
-    impressions = [event for event in read if event.kind == "impression"]
-    return joined(store, schema, impressions, offset=read[-1].seq, window=window)
-
-
-def joined(
-    store: EventStore, schema: Schema, impressions: Sequence[Event], *, offset: int, window: float
-) -> TrainingRows:
-    """The rows of some impressions."""
-    requests = store.requests([event.request for event in impressions if event.request is not None])
-    usable = [(event, request) for event in impressions if (request := _shown(event, requests)) is not None]
-    if not usable:
-        return TrainingRows(offset=offset, rows=None, values={}, skipped=len(impressions))
-    kept = [event for event, _ in usable]
-    results = _results(kept, store.outcomes(kept), schema, round(window * MICROSECONDS))
+    found = closed(store, schema, since=since, window=window, clock=clock, limit=limit)
+    kept = [shown for shown in found.shown if bundles is None or shown.request.bundle in bundles]
+    skipped = found.skipped + len(found.shown) - len(kept)
+    if not kept:
+        return TrainingRows(offset=found.offset, rows=None, values={}, skipped=skipped)
     labels = [label.name for label in schema.roles.label]
-    rows = concat([_row(event, request, schema) for event, request in usable])
-    label = np.array([[result.get(name, 0.0) for name in labels] for result in results], np.float32)
+    label = np.array([[shown.outcome.get(name, 0.0) for name in labels] for shown in kept], np.float32)
     others = [name for name in outcome_columns(schema) if name not in labels]
     return TrainingRows(
-        offset=offset,
-        rows=replace(rows, label=label.reshape(len(kept), len(labels))),
-        users=tuple(event.user for event in kept),
-        items=tuple(event.item for event in kept),
-        bundles=tuple(request.bundle for _, request in usable),
-        explored=tuple(request.explored for _, request in usable),
-        values={name: np.array([result.get(name, 0.0) for result in results]) for name in others},
-        skipped=len(impressions) - len(kept),
+        offset=found.offset,
+        rows=replace(concat([_row(shown, schema) for shown in kept]), label=label.reshape(len(kept), len(labels))),
+        users=tuple(shown.event.user for shown in kept),
+        items=tuple(shown.event.item for shown in kept),
+        bundles=tuple(shown.request.bundle for shown in kept),
+        explored=tuple(shown.request.explored for shown in kept),
+        values={name: np.array([shown.outcome.get(name, 0.0) for shown in kept]) for name in others},
+        skipped=skipped,
     )
 
 
@@ -140,13 +183,14 @@ def in_unit(time: int, schema: Schema) -> int:
     return time * UNITS_PER_SECOND[schema.roles.time_unit] // MICROSECONDS
 
 
-def _shown(event: Event, requests: Mapping[str, Request]) -> Request | None:
+def _answer(event: Event, requests: Mapping[str, Request]) -> Request | None:
     request = requests.get(event.request or "")
     usable = request is not None and not event.quarantined and request.user == event.user
     return request if usable and request is not None and place_of(request, event.item) is not None else None
 
 
-def _row(event: Event, request: Request, schema: Schema) -> Rows:
+def _row(shown: Shown, schema: Schema) -> Rows:
+    event, request = shown.event, shown.request
     place = place_of(request, event.item)
     assert place is not None
     row = unpack(request.features).take(np.array([place]))
