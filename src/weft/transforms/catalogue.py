@@ -63,8 +63,8 @@ class Seen(NamedTuple):
             unit: Time units a second.
         """
         known = np.flatnonzero(users >= FIRST_ID) if protocol.seen != "allow" else np.zeros(0, np.int64)
-        starts = self.offsets[users[known]]
-        lengths = self.offsets[users[known] + 1] - starts
+        starts = self.offsets[users[known]].astype(np.int64)
+        lengths = self.offsets[users[known] + 1].astype(np.int64) - starts
         place, events = np.repeat(known, lengths), ranges(starts, lengths)
         keep = np.ones(len(events), np.bool_)
         if before is not None:
