@@ -90,10 +90,11 @@ def test_only_relevant_rows_are_trained_on(store: Store) -> None:
 
 
 def test_a_recipe_with_the_models_own_loss_says_auto() -> None:
-    assert retrieval.loss_name("two_tower", Recipe()) == "softmax"
-    assert retrieval.loss_name("lightgcn", Recipe()) == "bpr"
-    assert retrieval.loss_name("dcn_v2", Recipe()) == "task"
-    assert retrieval.loss_name("two_tower", Recipe(loss="task")) == "task"
+    assert retrieval.loss_name("two_tower", Recipe(), {}) == "softmax"
+    assert retrieval.loss_name("lightgcn", Recipe(), {}) == "bpr"
+    assert retrieval.loss_name("dcn_v2", Recipe(), {}) == "task"
+    assert retrieval.loss_name("two_tower", Recipe(loss="task"), {}) == "task"
+    assert retrieval.loss_name("two_tower", Recipe(), {"position": {"kind": "pal"}}) == "task"
 
 
 # The formulas, on a batch of the store

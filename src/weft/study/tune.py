@@ -320,7 +320,7 @@ def _metric(model: str, store: Store, settings: Settings, wanted: str | None) ->
     check_labels(labels)
     if not store.rows["valid"]:
         raise ConfigError(f"the store {str(store.path)!r} has no validation row to search on; prepare another split")
-    of_rows = retrieval.loss_name(model, settings.recipe) == "task"
+    of_rows = retrieval.loss_name(model, settings.recipe, settings.options) == "task"
     names = metric_names(labels) if of_rows else retrieval.metric_names(store)
     if wanted is not None and wanted not in names:
         raise ConfigError(f"the validation rows give no metric {wanted!r}; {near(wanted, names)}")

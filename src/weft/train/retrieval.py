@@ -6,6 +6,7 @@ are drawn for the batch (`Batch.negatives`), or both.
 Dimension key: B rows, N drawn items, n of them a row, C items of a sample, E width, U users, M items of users.
 """
 
+from collections.abc import Mapping
 from typing import Any, final
 
 import numpy as np
@@ -35,9 +36,14 @@ SLOTS_PER_ITEM = 4  # of the streaming frequencies
 Ints = NDArray[np.integer[Any]]
 
 
-def loss_name(model: str, recipe: Recipe) -> str:
-    """The loss that a model is trained with: the recipe's, or where it says `auto` the model's own."""
-    return registry.entry(model).loss if recipe.loss == "auto" else recipe.loss
+def loss_name(model: str, recipe: Recipe, options: Mapping[str, Any]) -> str:
+    """The loss that a model is trained with: the recipe's, or where it says `auto` the model's own.
+
+    What the options put around a model makes scores of rows, for which the labels' tasks have the loss.
+    """
+    if recipe.loss != "auto":
+        return recipe.loss
+    return "task" if options.keys() & registry.wrappers().keys() else registry.entry(model).loss
 
 
 def check_loss(loss: str, model: nn.Module, store: Store, recipe: Recipe) -> None:

@@ -166,7 +166,7 @@ class _Run:
         """Build model and optimizer, so that what cannot work is said before anything is written."""
         labels = store.schema.roles.label
         recipe = recipe_from(config.recipe)
-        loss = retrieval.loss_name(config.model, recipe)
+        loss = retrieval.loss_name(config.model, recipe, config.options)
         check_labels(labels)
         check_weights(labels, recipe.task_weights)
         if loss == "task" and (recipe.negatives or recipe.keep_negatives < 1) and _tasks(labels) != ["binary"]:
