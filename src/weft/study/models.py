@@ -118,7 +118,7 @@ def render_model(name: str, console: Console, *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(msgspec.json.encode(facts).decode() + "\n")
         return
-    for key in ("name", "kinds", "phases", "paper", "url", "year", "strengths", "weaknesses", "choose"):
+    for key in ("name", "kinds", "phases", "loss", "paper", "url", "year", "strengths", "weaknesses", "choose"):
         value = facts[key]
         text = ", ".join(value) if isinstance(value, tuple | list) else value
         if text:
@@ -188,7 +188,7 @@ def _section(found: Entry) -> list[str]:
         "",
         f"{paper}.",
         "",
-        f"* Kind: {', '.join(found.kinds)}. Phases: {', '.join(found.phases)}.",
+        f"* Kind: {', '.join(found.kinds)}. Phases: {', '.join(found.phases)}. Loss: `{found.loss}`.",
         f"* Strengths: {found.strengths}",
         f"* Weaknesses: {found.weaknesses}",
         f"* Choose it: {found.choose}",
