@@ -11,6 +11,7 @@ from weft.batch import Batch, Fields
 from weft.layers import MLP, Embedding, linear
 from weft.models import _registry, register
 from weft.models._inputs import InputConfig, Inputs
+from weft.models._parts import ITEM, USER, FlatHalves, Part
 from weft.testing import check, cross_only, make_lopsided, third_order, tiny, two_camps
 
 FACTS: dict[str, Any] = {
@@ -52,6 +53,25 @@ class Mixed(Sound):
 class Detached(Sound):
     def forward(self, batch: Batch) -> Tensor:
         return self.head(self.deep(self.inputs(batch).detach()))[:, 0]
+
+
+class Halved(Sound):
+    """The first layer without its bias: what parts lose that forget it."""
+
+    def __init__(self, fields: Fields, config: InputConfig) -> None:
+        super().__init__(fields, config)
+        self.halves = FlatHalves(fields, self.inputs, self.deep)
+        nn.init.ones_(self.deep.layers[0].bias)
+
+    def user_part(self, batch: Batch) -> Part:
+        return self.halves.part(batch, USER)
+
+    def item_part(self, batch: Batch) -> Part:
+        return self.halves.part(batch, ITEM)
+
+    def join(self, user: Part, item: Part, pair: Batch | None = None) -> Tensor:
+        z_NH = self.halves.join(user, item, pair).first[self.deep]
+        return self.head(z_NH.relu())[:, 0]
 
 
 class Unused(Sound):
@@ -100,6 +120,7 @@ def test_a_sound_model_passes(registered: str) -> None:
         (Column, r"logits must be \[B\], got \[8, 1\]"),
         (Mixed, "a row alone has another score"),
         (Detached, r"training does not move \['inputs.embedding"),
+        (Halved, "parts joined score differently"),
         (Unused, r"training does not move \['forgotten.weight'\]"),
         (Constant, "eight rows are not memorised"),
         (Leaky, "a saved and loaded model scores differently"),

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from weft.batch import Batch, DenseField, Field, Fields, Graph, Ragged
 from weft.losses import accidental_hits, for_task, sampled_softmax, without
-from weft.models import Fitted, Retriever, Source, create, embeddings, entry, reads_graph, score
+from weft.models import Fitted, Retriever, Source, Splits, create, embeddings, entry, reads_graph, score, splits
 from weft.models._contract import vectors_of
 
 Options = Mapping[str, Any]
@@ -152,10 +152,14 @@ def check(name: str, options: Options | None = None, *, labels: int = 1) -> None
 
 
 def check_ranker(name: str, options: Options | None = None, *, labels: int = 1) -> None:
-    """Shapes, finite, batch of one, row independence, every weight moves, save and load, memorises, threads."""
+    """Shapes, finite, batch of one, row independence, every weight moves, save and load, memorises, threads.
+
+    Of a ranker that splits also that its parts join to the scores of the full rows.
+    """
     fields, batch = tiny(labels)
     make = _maker(name, fields, options)
     _check_scores(make(), batch)
+    _check_parts(make(), fields, batch)
     _check_learner(make, batch)
 
 
@@ -217,6 +221,25 @@ def _check_scores(model: nn.Module, batch: Batch) -> None:
     assert score(model, _take(batch, [])).shape == (0, *logits.shape[1:]), "a batch without rows must give no logit"
     backwards = list(range(len(batch)))[::-1]
     torch.testing.assert_close(score(model, _take(batch, backwards)), logits.flip(0))
+
+
+@torch.no_grad()
+def _check_parts(model: nn.Module, fields: Fields, batch: Batch) -> None:
+    if not splits(model):
+        return
+    assert isinstance(model, Splits)
+    model.eval()
+    user = model.user_part(replace(batch.of(fields, "user", "context"), item=None))
+    item = model.item_part(replace(batch.of(fields, "item"), user=None))
+    for part in (user, item):
+        assert all(len(tensor) == len(batch) for tensor in part.values()), "a part must have one row a row of the batch"
+    wanted = score(model, replace(batch, position=None))
+    torch.testing.assert_close(model.join(user, item), wanted, msg=lambda m: f"parts joined score differently: {m}")
+    one = {name: tensor[:1] for name, tensor in user.items()}
+    each = {name: tensor[torch.zeros(len(batch), dtype=torch.int64)] for name, tensor in user.items()}
+    torch.testing.assert_close(
+        model.join(one, item), model.join(each, item), msg=lambda m: f"one user does not go with every item: {m}"
+    )
 
 
 def _check_learner(make: Callable[[], nn.Module], batch: Batch) -> None:
