@@ -241,8 +241,11 @@ class Graph:
         """Users and items together."""
         return self.users + self.items
 
-    def links(self) -> tuple[Tensor, Tensor]:
+    def links(self, *, friends: bool = True) -> tuple[Tensor, Tensor]:
         """Rows [L] and columns [L] of the symmetric matrix of ones over the nodes, sorted, each place once.
+
+        Args:
+            friends: Users who know each other are linked too.
 
         >>> links = Graph(users=3, items=3, edges=torch.tensor([[2], [2]])).links()
         >>> [part.tolist() for part in links]
@@ -250,7 +253,7 @@ class Graph:
         """
         user_M, item_M = self.edges
         pairs = [torch.stack([user_M, item_M + self.users])]
-        pairs += [] if self.friends is None else [self.friends]
+        pairs += [self.friends] if friends and self.friends is not None else []
         one_2L = torch.cat(pairs, dim=1)
         row_L, column_L = torch.cat([one_2L, one_2L.flip(0)], dim=1)
         place_L = torch.unique(row_L * self.nodes + column_L)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from formulas_for_tests import assert_same_in_value_and_gradient
-from weft.batch import FIRST_ID, Batch, Fields, Graph
+from weft.batch import FIRST_ID, UNKNOWN, Batch, Fields, Graph
 from weft.errors import Unsupported
 from weft.models import create, names, reads_graph, score
 from weft.testing import make_lopsided, tiny, tiny_graph, two_camps
@@ -113,7 +113,8 @@ def test_ngcf_drops_messages_in_training_only() -> None:
 @pytest.mark.parametrize("name", GRAPHS)
 def test_evaluation_serves_what_training_computes(name: str) -> None:
     fields, batch = tiny()
-    model = create(name, fields, graph=tiny_graph(), seed=0)
+    options = {"unknown_share": 0.0} if name == "graphsage" else {}
+    model = create(name, fields, options, graph=tiny_graph(), seed=0)
     model.train()
     with torch.no_grad():
         trained = model.vectors(batch)
@@ -143,7 +144,8 @@ def test_training_without_a_graph_is_refused(name: str) -> None:
 def test_one_propagation_serves_a_batch_and_its_negatives(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fields, batch = tiny()
     batch = replace(batch, negatives=batch.of(fields, "item"))
-    model = create(name, fields, {"layers": 2}, graph=tiny_graph(), seed=0)
+    options = {"unknown_share": 0.0} if name == "graphsage" else {}
+    model = create(name, fields, {"layers": 2, **options}, graph=tiny_graph(), seed=0)
     calls: list[None] = []
     model._propagation.register_forward_hook(lambda *_: calls.append(None))
     user, item, negative = model.vectors_with_negatives(batch)
@@ -167,7 +169,12 @@ def test_the_l2_of_looked_up_rows_is_that_of_layer_0_of_the_batch() -> None:
 def sage(options: dict[str, Any] | None = None) -> nn.Module:
     fields, _ = tiny()
     return make_lopsided(
-        create("graphsage", fields, {"embedding_dim": 2, "width": 3, **(options or {})}, graph=double())
+        create(
+            "graphsage",
+            fields,
+            {"embedding_dim": 2, "width": 3, "unknown_share": 0.0, **(options or {})},
+            graph=double(),
+        )
     )
 
 
@@ -224,6 +231,29 @@ def test_a_stranger_may_come_with_any_of_the_sides(sides: tuple[str, ...]) -> No
     strangers = replace(batch, user=torch.ones(8, dtype=torch.int64))
     wanted = model.user_vectors(strangers.of(fields, "user"))
     torch.testing.assert_close(model.user_vectors(strangers.of(fields, *sides)), wanted)
+
+
+def test_some_nodes_are_read_without_their_id_in_training_only() -> None:
+    fields, _ = tiny()
+    model = create("graphsage", fields, {"unknown_share": 0.5}, graph=tiny_graph(), seed=0)
+    found = tiny_graph().user_rows
+    torch.manual_seed(1)
+    veiled = [model._veiled("user", found).ids[:, 0] for _ in range(50)]
+    shares = torch.stack([(ids == UNKNOWN).double() for ids in veiled]).mean(0)
+    assert ((shares[2:] > 0.25) & (shares[2:] < 0.75)).all()
+    assert model.eval()._veiled("user", found) is found
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_friends_can_be_left_out(name: str) -> None:
+    fields, _ = tiny()
+    known = replace(tiny_graph(), friends=torch.tensor([[2], [4]]))
+    with_friends, without, plain = (
+        create(name, fields, {"friends": friends}, graph=found, seed=0).eval().state_dict()["final.user"]
+        for friends, found in ((True, known), (False, known), (True, tiny_graph()))
+    )
+    assert torch.equal(without, plain)
+    assert not torch.equal(with_friends, plain)
 
 
 def test_graphsage_needs_features_of_both_sides() -> None:

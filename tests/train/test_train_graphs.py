@@ -66,7 +66,7 @@ def in_camp(run: SavedRun, store: Store) -> float:
 def test_a_run_finds_the_camps_and_is_loaded_without_a_graph(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, loss: str
 ) -> None:
-    sets = [*SMALL, "train.epochs=15", f"train.loss={loss}"]
+    sets = [*SMALL, "train.epochs=25", "train.learning_rate=0.02", f"train.loss={loss}"]
     run = train(store, name, out=tmp_path / "run", sets=sets)
     monkeypatch.setattr(runs, "train_graph", None)
     assert in_camp(run, store) > 0.95

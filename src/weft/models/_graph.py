@@ -49,6 +49,7 @@ class TableConfig(ScoreConfig, frozen=True):
     Attributes:
         embedding_dim: Width of the tables.
         layers: How often messages pass.
+        friends: Users who know each other are linked, where the data has such pairs.
         embedding_std: Tables start from N(0, std**2).
     """
 
@@ -56,6 +57,7 @@ class TableConfig(ScoreConfig, frozen=True):
 
     embedding_dim: Positive = 64
     layers: Positive = 3
+    friends: bool = True
     embedding_std: Annotated[float, Meta(ge=0.0)] = 0.1
 
 
@@ -130,11 +132,11 @@ class Nodes(nn.Module):
         return F.embedding(user_B, node_NE), F.embedding(item_N + self._users, node_NE)
 
 
-def adjacency(graph: Graph | None) -> Propagation | None:
-    """D^-1/2 A D^-1/2 of the links of a graph; None without one."""
+def adjacency(graph: Graph | None, *, friends: bool) -> Propagation | None:
+    """D^-1/2 A D^-1/2 of the links of a graph, those of friends or not; None without a graph."""
     if graph is None:
         return None
-    row_L, column_L = graph.links()
+    row_L, column_L = graph.links(friends=friends)
     return Propagation(row_L, column_L, symmetric_weights(row_L, column_L, graph.nodes), graph.nodes)
 
 

@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from msgspec import Meta
 from torch import Tensor, nn
 
-from weft.batch import FIRST_ID, Batch, Fields, Graph
+from weft.batch import FIRST_ID, UNKNOWN, Batch, Fields, Graph
 from weft.errors import Unsupported
 from weft.layers import Propagation, SAGELayer, linear, mean_weights, visited
 from weft.models._graph import Final, check_fields, with_graph
-from weft.models._inputs import InputConfig, Inputs, Positive, of_side
+from weft.models._inputs import InputConfig, Inputs, Positive, Share, of_side
 from weft.models._registry import register
 from weft.models._search import Choice, Range, Space
 
@@ -55,7 +55,10 @@ class GraphSAGE(nn.Module):
         Attributes:
             width: Of the vectors, in every layer.
             layers: How often neighbours are joined.
+            friends: Users who know each other are linked, where the data has such pairs.
             temperature: Divides the cosine of user and item.
+            unknown_share: Share of the nodes whose features are read without their id at a training step (Volkovs, Yu
+                and Poutanen, NeurIPS 2017, DropoutNet), so that a stranger's are known ground.
             neighbours: The linked nodes alike (`links`), or those that random walks visit most by their shares
                 (`walks`).
             walks: Walks from each node.
@@ -73,7 +76,9 @@ class GraphSAGE(nn.Module):
 
         width: Positive = 64
         layers: Positive = 2
+        friends: bool = True
         temperature: Annotated[float, Meta(gt=0.0)] = 0.1
+        unknown_share: Share = 0.1
         neighbours: Literal["links", "walks"] = "links"
         walks: Positive = 100
         steps: Positive = 4
@@ -153,6 +158,7 @@ class GraphSAGE(nn.Module):
     def _nodes(self) -> tuple[Tensor, Tensor]:
         """Users [U, E] and items [I, E] of the graph."""
         propagation, (users, items) = with_graph(self._propagation, "graphsage"), self._rows()
+        users, items = self._veiled("user", users), self._veiled("item", items)
         h_NE = torch.cat([self._first("user", users), self._first("item", items)])
         for layer in self.layers:
             h_NE = layer(h_NE, propagation(h_NE))
@@ -166,6 +172,17 @@ class GraphSAGE(nn.Module):
     def _first(self, side: Side, batch: Batch) -> Tensor:
         h_BE: Tensor = self.start[side](self.inputs[side](batch))
         return h_BE
+
+    def _veiled(self, side: Side, batch: Batch) -> Batch:
+        """In training, some nodes without their id."""
+        fields = self._fields.of(side)
+        name = fields.user if side == "user" else fields.item
+        if name is None or not (self.training and self._config.unknown_share):
+            return batch
+        ids_NF = batch.ids.clone()
+        hidden_N = torch.rand(len(ids_NF), device=ids_NF.device) < self._config.unknown_share
+        ids_NF[hidden_N, fields.column(name)] = UNKNOWN
+        return replace(batch, ids=ids_NF)
 
     def _scored(self, side: Side, h_BE: Tensor) -> Tensor:
         return h_BE / self._config.temperature if side == "user" else h_BE
@@ -198,7 +215,7 @@ def _inputs(fields: Fields, side: Side, config: GraphSAGE.Config) -> Inputs:
 
 
 def _neighbours(graph: Graph, config: GraphSAGE.Config) -> Propagation:
-    row_L, column_L = graph.links()
+    row_L, column_L = graph.links(friends=config.friends)
     if config.neighbours == "links":
         return Propagation(row_L, column_L, mean_weights(row_L, graph.nodes), graph.nodes)
     found = visited(

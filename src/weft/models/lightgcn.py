@@ -59,7 +59,7 @@ class LightGCN(nn.Module):
     def __init__(self, fields: Fields, config: Config, graph: Graph | None = None) -> None:
         super().__init__()
         check_fields(fields, "lightgcn")
-        self._config, self._propagation = config, adjacency(graph)
+        self._config, self._propagation = config, adjacency(graph, friends=config.friends)
         self.embedding = Nodes(fields, config)
         self.final = Final(fields, config.embedding_dim)
 

@@ -76,7 +76,7 @@ class NGCF(nn.Module):
     def __init__(self, fields: Fields, config: Config, graph: Graph | None = None) -> None:
         super().__init__()
         check_fields(fields, "ngcf")
-        self._config, self._propagation = config, adjacency(graph)
+        self._config, self._propagation = config, adjacency(graph, friends=config.friends)
         width, depth = config.embedding_dim, config.layers
         self.embedding = Nodes(fields, config)
         self.layers = nn.ModuleList(NGCFLayer(width, width) for _ in range(depth))
