@@ -121,6 +121,7 @@ def bundle(
     store: str | Path | None = None,
     calibrate: str | None = None,
     train_state: bool = True,
+    notes: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """Put trained runs of one store, and the pipeline that they serve in, into one folder.
 
@@ -131,6 +132,7 @@ def bundle(
         store: The store, if it was moved since training.
         calibrate: isotonic or platt: turn scores into probabilities, fitted on the validation rows.
         train_state: Keep what training goes on from.
+        notes: Plain values that the manifest shall have too, by name.
 
     Raises:
         ConfigError: The pipeline and the runs do not fit.
@@ -150,7 +152,8 @@ def bundle(
     assert transforms.item_ids is not None
     compile_pipeline(chosen, members, transforms, catalogue, Names(vocabulary=transforms.item_ids))
     calibrator = None if calibrate is None else _calibrated(calibrate, chosen, members, base)
-    with artifacts.new_folder(target, KIND, **_facts(chosen, members, first.config)) as folder:
+    facts = {**_facts(chosen, members, first.config), **(notes or {})}
+    with artifacts.new_folder(target, KIND, **facts) as folder:
         (folder / PIPELINE).write_text(pipelines.dumps(chosen), encoding="utf-8")
         shutil.copytree(first.path / TRANSFORMS, folder / TRANSFORMS)
         (folder / CATALOGUE).mkdir()

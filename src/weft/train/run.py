@@ -60,7 +60,7 @@ from weft.train.pretrained import start_from_parts
 from weft.train.progress import Display, Log
 from weft.train.recipe import Recipe, recipe_from, resolve
 from weft.train.row_penalty import with_row_penalty
-from weft.train.warm_start import warm_start
+from weft.train.warm_start import warm_optimizer, warm_start
 from weft.transforms.rows import Rows
 
 CHECKPOINT, STATE, LINES, ENVIRONMENT = "checkpoint", "state.json", "metrics.jsonl", "environment.json"
@@ -76,6 +76,7 @@ def train(
     config: str | Path | None = None,
     sets: Sequence[str] = (),
     init: str | Path | None = None,
+    go_on: bool = False,
     seed: int = 0,
     precision: str = "auto",
     device: str = "auto",
@@ -92,6 +93,7 @@ def train(
         config: A TOML file of the model's options, with a table `[train]`.
         sets: Settings `key=value`; `train.KEY` addresses the recipe.
         init: A run whose weights to start from.
+        go_on: Start from the state of its optimizer too, as if the rows here had followed those there.
         seed: Of initial weights, dropout, shuffling and sampling.
         precision: auto, fp32 or bf16.
         device: auto, cpu or cuda.
@@ -135,7 +137,7 @@ def train(
         _say(console, f"{folder} is finished, there is nothing to resume")
         return SavedRun.open(folder)
     _refuse_foreign(folder)
-    run = _Run.plan(folder, opened, chosen, console)
+    run = _Run.plan(folder, opened, chosen, console, go_on=go_on)
     with artifacts.lock(folder), torch.random.fork_rng(devices=[0] if chosen.device == "cuda" else []):
         _begin(folder, opened, chosen, resume)
         try:
@@ -160,9 +162,10 @@ class _Run:
     optimizer: Optimizer
     monitor: str
     console: Console | None
+    goes_on: bool = False
 
     @staticmethod
-    def plan(folder: Path, store: Store, config: RunConfig, console: Console | None) -> "_Run":
+    def plan(folder: Path, store: Store, config: RunConfig, console: Console | None, *, go_on: bool = False) -> "_Run":
         """Build model and optimizer, so that what cannot work is said before anything is written."""
         labels = store.schema.roles.label
         recipe = recipe_from(config.recipe)
@@ -193,6 +196,7 @@ class _Run:
             optimizer=Optimizer(model, recipe),
             monitor=monitored(labels, recipe.monitor) if loss == "task" else retrieval.monitored(store, recipe.monitor),
             console=console,
+            goes_on=go_on,
         )
 
     def go(self) -> None:
@@ -324,8 +328,11 @@ class _Run:
         if parts is not None:
             _say(self.console, start_from_parts(self.model, parts, self.store.transforms, seed=self.config.seed))
         if self.config.init is not None:
-            report = warm_start(self.model, self.store.transforms, SavedRun.open(self.config.init))
+            before = SavedRun.open(self.config.init)
+            report = warm_start(self.model, self.store.transforms, before)
             _say(self.console, f"from {self.config.init}: {report}")
+            if self.goes_on and not warm_optimizer(self.optimizer, self.model, self.store.transforms, before):
+                _say(self.console, f"{self.config.init} has no optimizer state of these weights: it starts anew")
 
     def _valid_parts(self) -> Iterator[Rows]:
         """The validation rows; where training samples negatives they have theirs, the same in every epoch."""

@@ -19,8 +19,9 @@ from weft.errors import ConfigError
 from weft.layers import Embedding
 from weft.models import _registry as registry
 from weft.models._contract import INSIDE, Wraps
-from weft.runs import WEIGHTS, SavedRun
+from weft.runs import OPTIMIZER, WEIGHTS, SavedRun
 from weft.schema import Categorical, Cross, MultiHot, Schema
+from weft.train.optimizers import Optimizer
 from weft.transforms.cross import CrossVocabulary
 from weft.transforms.encode import Transforms
 from weft.transforms.vocabulary import Vocabulary
@@ -83,6 +84,33 @@ def warm_start(model: nn.Module, transforms: Transforms, run: SavedRun) -> Repor
             "start from a run of the same model whose widths and values it shares, or from none"
         )
     return Report(rows, sum(len(new[key]) for key in tables), tuple(taken), tuple(left))
+
+
+def warm_optimizer(optimizer: Optimizer, model: nn.Module, transforms: Transforms, run: SavedRun) -> bool:
+    """Put the state of a run's optimizer into that of a model which started from its weights, in place.
+
+    Rows of tables go where their values went, those of new values have no state yet.
+
+    Returns:
+        False, and nothing is changed, where the run has no such state or not of the same weights.
+    """
+    path = run.path / OPTIMIZER
+    old = load_file(path) if path.is_file() else {}
+    weights = model.state_dict()
+    tables = {f"{prefix}{name}.weight": name for prefix, name in _tables(model)}
+    if not old or not optimizer.tensors().keys() <= old.keys():
+        return False
+    moved: dict[str, Tensor] = {}
+    for key, state in old.items():
+        name = key.rpartition("/")[0]
+        if name not in tables or not state.dim():
+            moved[key] = state
+            continue
+        rows = row_map(tables[name], run.transforms, transforms, len(state), len(weights[name]))
+        moved[key] = state.new_zeros(len(weights[name]), *state.shape[1:])
+        _take_rows(moved[key], state, rows)
+    optimizer.load(moved)
+    return True
 
 
 def row_map(table: str, old: Transforms, new: Transforms, old_rows: int, new_rows: int) -> RowMap | None:

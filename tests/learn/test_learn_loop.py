@@ -1,0 +1,242 @@
+"""A step of learning: what is trained, what is judged, what is published, and what a crash leaves."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from camps_for_tests import FIRST_USER, USERS
+from log_for_tests import visit
+from safetensors.torch import load_file
+
+from weft.errors import ConfigError
+from weft.learn.gate import Bounds
+from weft.learn.growth import Policy
+from weft.learn.loop import Learning, learn, learnt, seconds_of
+from weft.recommend.bundle import Bundle
+from weft.recommend.recommender import Recommender
+from weft.serve.live import Live
+from weft.serve.store import EventStore
+
+NAMES = [str(FIRST_USER + user) for user in range(USERS)]
+QUICK = Learning(window=0.0, least=60, epochs=8, policy=Policy(least=3), bounds=Bounds(old_margin=9.0))
+
+
+def turned(user: str, item: str) -> bool:
+    """The camps have changed sides: even users like odd songs now."""
+    return item != "song-new" and int(user) % 2 != int(item.rpartition("-")[2]) % 2
+
+
+def live(store: EventStore, path: Path | str) -> Live:
+    return Live(Recommender.load(path), store, window=0.0)
+
+
+def test_a_step_learns_what_has_changed_and_publishes_it(place: Path, log: EventStore) -> None:
+    first = live(log, place / "first")
+    before = visit(log, first, NAMES * 3, turned)
+    done = learn(place / "first", log, QUICK)
+    assert done.action == "publish", done
+    there = log.current()
+    assert there is not None
+    assert there.path == done.bundle
+    new = Bundle.load(there.path)
+    assert learnt(new).offset == done.offset > 0
+    assert learnt(new).parent == Bundle.load(place / "first").id
+    after = visit(log, live(log, there.path), NAMES * 3, turned)
+    assert after > 1.3 * before, f"{before} plays before, {after} after"
+    newest = log.audits()[0]
+    assert (newest.action, newest.actor) == ("activate", "learn")
+    assert "NE gain" in newest.reason
+
+
+def test_steps_follow_each_other_without_a_gap_and_without_a_row_twice(place: Path, log: EventStore) -> None:
+    trained = []
+    for _ in range(3):
+        there = log.current()
+        visit(log, live(log, place / "first" if there is None else there.path), NAMES * 2, turned)
+        done = learn(place / "first", log, QUICK)
+        assert done.action == "publish", done
+        trained.append((done.since, done.offset, done.rows))
+    assert [since for since, _, _ in trained] == [0, *(offset for _, offset, _ in trained[:-1])]
+    impressions = [event.seq for event in log.events() if event.kind == "impression"]
+    for since, offset, rows in trained:
+        assert rows == sum(since < seq <= offset for seq in impressions)
+
+
+def test_what_is_worse_never_serves_and_is_read_again(place: Path, log: EventStore) -> None:
+    visit(log, live(log, place / "first"), NAMES * 3, turned)
+    strict = QUICK.bounds.__class__(margin=-1.0, old_margin=9.0)
+    before = log.current()
+    done = learn(place / "first", log, Learning(window=0.0, least=60, bounds=strict))
+    assert done.action == "refuse"
+    assert "is the least that its lower end may be" in done.reason
+    assert log.audits()[0].action == "refuse"
+    there = log.current()
+    assert there is not None
+    assert (before, Path(there.path)) == (None, place / "first")
+    assert sorted(path.name for path in place.iterdir()) == [".learn", "first"]
+    assert learn(place / "first", log, QUICK).since == 0
+
+
+def test_a_candidate_that_loses_the_old_world_is_refused(place: Path, log: EventStore) -> None:
+    visit(log, live(log, place / "first"), NAMES * 3, turned)
+    done = learn(place / "first", log, Learning(window=0.0, least=60, epochs=8, bounds=Bounds(old_margin=0.0)))
+    assert done.action == "refuse"
+    assert "old test rows" in done.reason
+
+
+def test_few_rows_wait(place: Path, log: EventStore) -> None:
+    visit(log, live(log, place / "first"), NAMES[:3], turned)
+    done = learn(place / "first", log, QUICK)
+    assert (done.action, done.offset) == ("wait", done.offset)
+    assert "60 are needed" in done.reason
+    assert len(log.audits()) == 1  # the start
+
+
+def test_open_windows_are_left_for_later(place: Path, log: EventStore) -> None:
+    visit(log, live(log, place / "first"), NAMES * 3, turned)
+    done = learn(place / "first", log, Learning(window=3_600.0, least=60))
+    assert (done.action, done.offset) == ("wait", 0)
+
+
+def test_new_users_and_items_get_rows_of_their_own(place: Path, log: EventStore) -> None:
+    log.put_items([("song-77", {"song": "song-77", "year": 1999, "title": "New"})]).result()
+    log.put_users([(f"2{n:03d}", {"user": f"2{n:03d}"}) for n in range(8)]).result()
+    first = live(log, place / "first")
+    people = [f"2{n:03d}" for n in range(8)]
+    visit(log, first, people * 4 + NAMES * 2, lambda user, item: item == "song-77" or turned(user, item), k=24)
+    done = learn(place / "first", log, QUICK)
+    assert done.action == "publish", done
+    old, new = Bundle.load(place / "first"), Bundle.load(str(done.bundle))
+    for name, value in (("user", people[0]), ("song", "song-77")):
+        assert old.transforms.vocabularies[name].id_of(value) == 1
+        assert new.transforms.vocabularies[name].id_of(value) > 1
+    assert new.transforms.item_ids is not None
+    id = new.transforms.item_ids.id_of("song-77")
+    assert len(new.catalogue.items) == id + 1
+    assert new.catalogue.titles is not None
+    assert new.catalogue.titles[id] == "New"
+    assert new.catalogue.counts[id] > 0
+    assert Recommender.of(new).recommend(people[0], seen="allow").known
+    ids = load_file(new.path / "runs/dcn_v2/weights.safetensors")
+    assert any(len(t) == new.transforms.vocabularies["song"].rows for t in ids.values() if t.dim() == 2)
+
+
+def test_ids_stay_and_full_tables_give_the_rarest_away(place: Path, log: EventStore) -> None:
+    log.put_users([(f"2{n:03d}", {"user": f"2{n:03d}"}) for n in range(4)]).result()
+    first = live(log, place / "first")
+    old = first.base.transforms.vocabularies["user"]
+    visit(log, first, [f"2{n:03d}" for n in range(4)] * 20 + NAMES[:30], turned)
+    done = learn(
+        place / "first",
+        log,
+        Learning(window=0.0, least=60, policy=Policy(most=len(old)), bounds=Bounds(margin=9.0, old_margin=9.0)),
+    )
+    assert done.action == "publish", done
+    new = Bundle.load(str(done.bundle))
+    after = new.transforms.vocabularies["user"]
+    assert len(after) == len(old)
+    gone = set(old.values.tolist()) - set(after.values.tolist())
+    assert 0 < len(gone) <= 4
+    assert not gone & {int(name) for name in NAMES[:30]}, "who was met now keeps an id"
+    same = [value for value in old.values.tolist() if value not in gone]
+    assert [old.id_of(value) for value in same] == [after.id_of(value) for value in same]
+    # Whoever lost an id is unknown to the table and still a user of the catalogue.
+    column = new.transforms.fields.of("user").column("user")
+    assert new.transforms.user_ids is not None
+    for value in gone:
+        assert new.catalogue.users.ids[new.transforms.user_ids.id_of(value), column] == 1
+
+
+def test_the_optimizer_goes_on_where_it_was(place: Path, log: EventStore) -> None:
+    visit(log, live(log, place / "first"), NAMES * 3, turned)
+    done = learn(place / "first", log, QUICK)
+    old, new = (
+        load_file(Path(path) / "runs/dcn_v2/optimizer.safetensors") for path in (place / "first", str(done.bundle))
+    )
+    steps = {key for key in old if key.endswith("/step")}
+    assert steps
+    assert all(new[key] > old[key] for key in steps)
+
+
+def test_nothing_is_lost_or_trained_twice_when_learning_is_killed(place: Path, log: EventStore) -> None:
+    visit(log, live(log, place / "first"), NAMES * 3, turned)
+    code = (
+        "import sys; from pathlib import Path; import msgspec;"
+        "from weft.learn.loop import Learning, learn; from weft.serve.store import EventStore;"
+        "store = EventStore(Path(sys.argv[2])); print('ready', flush=True);"
+        "print(learn(sys.argv[1], store, msgspec.json.decode(sys.argv[3], type=Learning)), flush=True)"
+    )
+    import msgspec
+
+    command = [
+        sys.executable, "-c", code, str(place / "first"), str(place.parent / "log.db"), msgspec.json.encode(QUICK)
+    ]  # fmt: skip
+    rng = np.random.default_rng(0)
+    killed = 0
+    for _ in range(6):
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(float(rng.uniform(0.05, 1.2)))
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+        process.stdout.close()
+        there = log.current()
+        Bundle.load(there.path if there is not None else place / "first")  # whatever serves is whole
+    assert killed
+    done = learn(place / "first", log, QUICK)
+    there = log.current()
+    assert there is not None
+    lineage, state = [], learnt(Bundle.load(there.path))
+    while state.steps:
+        lineage.append(state)
+        path = next(p for p in place.iterdir() if p.name[0] != "." and Bundle.load(p).id == state.parent)
+        state = learnt(Bundle.load(path))
+    impressions = [event.seq for event in log.events() if event.kind == "impression"]
+    assert lineage, done
+    assert lineage[-1].since == 0
+    for later, earlier in zip(lineage, lineage[1:], strict=False):
+        assert later.since == earlier.offset
+    assert sum(s.rows for s in lineage) == sum(seq <= lineage[0].offset for seq in impressions)
+
+
+def test_the_same_log_gives_the_same_bits(place: Path, log: EventStore) -> None:
+    visit(log, live(log, place / "first"), NAMES * 3, turned)
+    weights = []
+    for _ in range(2):
+        done = learn(place / "first", log, QUICK)
+        weights.append(load_file(Path(str(done.bundle)) / "runs/dcn_v2/weights.safetensors"))
+        assert log.rollback(actor="test", reason="again").result() is not None
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_caps_hold(place: Path, log: EventStore) -> None:
+    visit(log, live(log, place / "first"), NAMES * 2 + [NAMES[0]] * 60, turned)
+    done = learn(
+        place / "first",
+        log,
+        Learning(window=0.0, least=60, user_most=20, bounds=Bounds(margin=9.0, old_margin=9.0)),
+    )
+    assert done.action == "publish", done
+    assert "rows left out, beyond the most rows of a user" in done.reason
+
+
+def test_only_what_was_left_to_chance(place: Path, log: EventStore) -> None:
+    visit(log, live(log, place / "first"), NAMES * 3, turned)
+    done = learn(place / "first", log, Learning(window=0.0, least=60, explored_only=True))
+    assert (done.action, done.rows) == ("wait", 0)
+
+
+@pytest.mark.parametrize("text", ["15", "m", "-3m", "0s", "3 weeks"])
+def test_a_span_that_is_none(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"got '.*'; write for example 15m"):
+        seconds_of(text)
