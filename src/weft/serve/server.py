@@ -91,6 +91,7 @@ def listen(host: str, port: int) -> socket.socket:
         listening = socket.create_server((host, port), family=family, backlog=2_048)
     except OSError as error:
         raise ConfigError(f"{host}:{port} cannot be listened on ({error}); choose another --port or --host") from None
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else head and body of an answer lie 40 ms apart
     listening.set_inheritable(True)
     return listening
 
