@@ -19,7 +19,7 @@ from weft.batch import Batch
 from weft.errors import Diverged
 from weft.models import Part, Retriever, ScoresAll, Splits, served, splits
 from weft.models._contract import roles_only
-from weft.models._parts import ITEM, PAIR, has_pairs, rows_of
+from weft.models._parts import ITEM, has_pairs, rows_of
 from weft.models._predict import device_of, predict
 from weft.transforms.encode import Transforms
 from weft.transforms.rows import Rows, concat
@@ -129,7 +129,7 @@ class Scorer:
         if self._splits:
             return self._joined(users, items, times, context)
         step = max(1, ROWS_AT_ONCE // items.shape[1])
-        found = [self.rows(self._pairs(part, items, users, times, context)) for part in _slices(len(users), step)]
+        found = [self.rows(self._full_rows(part, items, users, times, context)) for part in _slices(len(users), step)]
         return _of_first_label(np.concatenate(found)).reshape(items.shape)
 
     def one(self, user: Rows, items: Ids, *, context: Rows | None = None, time: int | None = None) -> Scores:
@@ -146,7 +146,7 @@ class Scorer:
         """Whether the scores are products of vectors, those of the items being known."""
         return self._retrieves and (times is None or self._side.vectors_stay)
 
-    def _pairs(self, part: slice, items: Ids, users: Rows, times: Times | None, context: Rows | None) -> Rows:
+    def _full_rows(self, part: slice, items: Ids, users: Rows, times: Times | None, context: Rows | None) -> Rows:
         """Full rows of some users, each with all of its candidates."""
         pairs = [
             self.transforms.join(
@@ -164,22 +164,17 @@ class Scorer:
     def _joined(self, users: Rows, items: Ids, times: Times | None, context: Rows | None) -> Scores:
         """Users in groups of about `PAIRS_AT_ONCE` pairs; one who has more candidates has them in pieces."""
         width = items.shape[1]
+        users = self.transforms.user_side(users, context=context, time=times)
         with torch.inference_mode():
-            user = self._user_part(users, times, context)
+            user = cast(Splits, self.model).user_part(_beside(self.model, users.batch()))
             found = [
-                self._of_pairs(user, users, items[:, columns], part, times, context)
+                self._of_pairs(user, users, items[:, columns], part, times)
                 for part in _slices(len(users), max(1, PAIRS_AT_ONCE // width))
                 for columns in _slices(width, PAIRS_AT_ONCE)
             ]
         return self._finite(np.concatenate(found).reshape(items.shape) + np.float32(self.intercept))
 
-    def _user_part(self, users: Rows, times: Times | None, context: Rows | None) -> Part:
-        rows = self.transforms.user_side(users, context=context, time=times)
-        return cast(Splits, self.model).user_part(_beside(self.model, rows.batch()))
-
-    def _of_pairs(
-        self, user: Part, users: Rows, items: Ids, part: slice, times: Times | None, context: Rows | None
-    ) -> Scores:
+    def _of_pairs(self, user: Part, users: Rows, items: Ids, part: slice, times: Times | None) -> Scores:
         """Scores [N] of some users with all of their candidates, one user after the other."""
         ids = items[part]
         count, width = ids.shape
@@ -188,11 +183,18 @@ class Scorer:
         mine = {name: tensor[part] for name, tensor in user.items()}
         if count > 1:
             mine = {name: tensor.repeat_interleave(width, 0) for name, tensor in mine.items()}
-        pair = None
-        if self._has_pairs:
-            rows = self._pairs(part, items, users, times, context)
-            pair = _beside(self.model, rows.batch().of(self.transforms.fields, *PAIR))
+        pair = self._pair_columns(users, items, part, times) if self._has_pairs else None
         return _of_first_label(cast(Splits, self.model).join(mine, item, pair).float().cpu().numpy())
+
+    def _pair_columns(self, users: Rows, items: Ids, part: slice, times: Times | None) -> Batch:
+        """The columns of some users and all of their candidates; `users` are as of their times."""
+        found = [
+            self.transforms.pairs(
+                users.take(slice(u, u + 1)), self._side.rows_of(items[u]), time=None if times is None else int(times[u])
+            )
+            for u in range(part.start, part.stop)
+        ]
+        return _beside(self.model, (concat(found) if len(found) > 1 else found[0]).batch())
 
     @cached_property
     def _has_pairs(self) -> bool:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from weft.batch import Fields
+from weft.batch import Batch, Fields
 from weft.errors import ArtifactError, NotFitted, UnknownColumn
 from weft.schema import Categorical, Count, Cross, Dense, Label, MultiHot, Roles, Schema, Sequence
 from weft.transforms.bucket import quantile_edges
@@ -239,15 +239,29 @@ def test_the_users_side_alone_is_that_of_join(transforms: Transforms, table: lis
     for users, given_context in ((full, None), (alone, None), (alone, context), (full, context)):
         joined = transforms.join(users, catalogue, context=given_context, time=times)
         found = transforms.user_side(users, context=given_context, time=times)
-        one, two = found.batch(), joined.batch().of(transforms.fields, "user", "context")
-        assert torch.equal(one.ids, two.ids)
-        assert torch.equal(one.dense, two.dense)
-        assert list(one.ragged) == [field.name for field in transforms.fields.of("user", "context").ragged]
-        for name, sets in two.ragged.items():
-            assert all(torch.equal(a, b) for a, b in zip(one.ragged[name], sets, strict=True) if a is not None)
+        assert_same_batch(found.batch(), joined.batch().of(transforms.fields, "user", "context"))
         assert_same_roles(found, joined)
         assert found.sides == ("user", "context")
         assert_same(transforms.join(found, catalogue, time=times), joined)
+        for i in range(len(table)):
+            one = transforms.join(users.take(slice(i, i + 1)), catalogue, context=_some(given_context, i), time=time)
+            pairs = transforms.pairs(found.take(slice(i, i + 1)), catalogue, time=time)
+            assert pairs.sides == ("pair",)
+            assert_same_batch(pairs.batch(), one.batch().of(transforms.fields, "pair"))
+
+
+def _some(rows: Rows | None, i: int) -> Rows | None:
+    return None if rows is None else rows.take(slice(i, i + 1))
+
+
+def assert_same_batch(one: Batch, two: Batch) -> None:
+    assert torch.equal(one.ids, two.ids)
+    assert torch.equal(one.dense, two.dense)
+    assert list(one.ragged) == list(two.ragged)
+    for name, sets in two.ragged.items():
+        for mine, theirs in zip(one.ragged[name], sets, strict=True):
+            assert (mine is None) == (theirs is None)
+            assert mine is None or torch.equal(mine, theirs)
 
 
 def assert_same_roles(one: Rows, two: Rows) -> None:

@@ -183,6 +183,21 @@ class Transforms:
         )
         return self._with_made(rows, mixed, self._moments(time, n)) if mixed else rows
 
+    def pairs(self, user: Rows, items: Rows, *, time: int | None = None) -> Rows:
+        """The columns that a user row and item rows have together, as `join` makes them.
+
+        Args:
+            user: A row of user and context as of `time`, from `user_side`.
+            items: Rows of the item's side.
+            time: As in `join`.
+        """
+        n, sides = len(items), ("pair",)
+        sources = [(user, USER_SIDES), (self._as_of(items, time, ITEM_SIDES), ITEM_SIDES)]
+        rows = self._assembled([], n, sides)
+        for source, mine in sources:
+            self._take_keys(rows.keys, source, mine)
+        return self._with_made(rows, self._layout(sides).made, self._moments(time, n), sources)
+
     # Fitting
 
     def history_events(self, table: RawTable, *, time: Ints | None = None) -> dict[str, Events]:
@@ -368,14 +383,23 @@ class Transforms:
 
     # Made of keys and of other fields
 
-    def _with_made(self, rows: Rows, features: tuple[Made, ...], times: Ints) -> Rows:
-        """Fill in Counts, derived Sequences and Crosses, crosses last; writes into the arrays of `rows`."""
+    def _with_made(self, rows: Rows, features: tuple[Made, ...], times: Ints, sources: Sources | None = None) -> Rows:
+        """Fill in Counts, derived Sequences and Crosses, crosses last; writes into the arrays of `rows`.
+
+        Their parts are columns of `rows`, or of `sources`, of which a single row goes with all.
+        """
         layout = self._layout(rows.sides)
         ragged = dict(rows.ragged)
 
         def get(name: str) -> Values:
             if name in layout.id_at:
                 return rows.ids[:, layout.id_at[name]]
+            for source, sides in sources or ():
+                if name in self._layout(sides).id_at:
+                    ids = source.ids[:, self._layout(source.sides).id_at[name]]
+                    return np.broadcast_to(ids, len(rows))
+                if name in self._layout(sides).ragged:
+                    return _repeated_sets(source.ragged[name], len(rows))
             return ragged[name] if name in ragged else self._absent(name, len(rows))
 
         for feature in features:
@@ -494,12 +518,15 @@ class Transforms:
                 ids[:, full.id_at[name]] = rows.ids[:, theirs.id_at[name]]
             for name in mine.dense_at:
                 dense[:, full.dense_at[name]] = rows.dense[:, theirs.dense_at[name]]
-            for i, column in enumerate(self.key_columns):
-                if key_side(self.schema, column) in sides:
-                    keys[:, i] = rows.keys[:, i]
+            self._take_keys(keys, rows, sides)
             ragged |= {name: _repeated_sets(rows.ragged[name], n) for name in mine.ragged}
         ordered = {name: ragged[name] for name in full.ragged if name in ragged}
         return Rows(ids=ids, dense=dense, ragged=ordered, keys=keys, sides=all_sides)
+
+    def _take_keys(self, keys: Hashes, rows: Rows, sides: tuple[str, ...]) -> None:
+        for i, column in enumerate(self.key_columns):
+            if key_side(self.schema, column) in sides:
+                keys[:, i] = rows.keys[:, i]
 
     @cached_property
     def _no_context(self) -> Rows:
