@@ -10,6 +10,9 @@ Differs: `similarity = dot` leaves the vectors as long as they are; the temperat
 user's vector; the paper's towers share the table of items between the watched ones and the candidate. A share of the
 rows can be read without the user's or the item's id (Volkovs, Yu and Poutanen, NeurIPS 2017, DropoutNet), so that the
 features stand for those whom training never saw.
+That has a price. On Last.fm (linear towers of 64, one seed) a tenth of the rows took recall@20 from .025 to .143 where
+all artists of the test are new, and from .263 to .244 where few are. A `min_count` of 4 for the artist's id, whose rare
+values then share the unknown row, took the latter to .269, and its new artists from .029 to .049.
 """
 
 import math
@@ -59,7 +62,8 @@ class TwoTower(nn.Module):
             similarity: Vectors of length one (`cosine`), or as they are (`dot`).
             temperature: Divides the dot product; where it is learned, its start.
             learn_temperature: Learn it, down to 0.01.
-            unknown_share: Share of the train rows whose user, and of those whose item, is read without its id.
+            unknown_share: Share of the train rows whose user, and of those whose item, is read without its id, on a
+                side that has other features too.
         """
 
         SPACE: ClassVar[Space] = {
@@ -75,7 +79,7 @@ class TwoTower(nn.Module):
         similarity: Literal["cosine", "dot"] = "cosine"
         temperature: Annotated[float, Meta(gt=0.0)] = 0.1
         learn_temperature: bool = False
-        unknown_share: Share = 0.1
+        unknown_share: Share = 0.0
 
     def __init__(self, fields: Fields, config: Config) -> None:
         super().__init__()
@@ -116,8 +120,9 @@ class TwoTower(nn.Module):
         return self.log_scale.exp().clamp(max=LARGEST_SCALE)
 
     def _without_ids(self, batch: Batch, fields: Fields, id_feature: str | None) -> Batch:
-        """In training, some rows with an unknown user or item."""
-        if not (self.training and self._config.unknown_share and id_feature is not None):
+        """In training, some rows with an unknown user or item; none where nothing else is known of it."""
+        others = len(fields.ids) + len(fields.dense) + len(fields.ragged) > 1
+        if not (self.training and self._config.unknown_share and others and id_feature is not None):
             return batch
         ids_BF = batch.ids.clone()
         hidden_B = torch.rand(len(ids_BF), device=ids_BF.device) < self._config.unknown_share
