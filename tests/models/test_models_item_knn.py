@@ -36,12 +36,13 @@ def rows(pairs: Sequence[tuple[int, int]], label: Sequence[float] | None = None)
     )
 
 
-def slow_likeness(user: int, item: int, *, shrink: float, neighbours: int, cosine: bool = True) -> float:
+def slow_likeness(user: int, item: int, *, shrink: float, neighbours: int, cosine: bool, damping: float) -> float:
     """The formula of the docstring, in Python."""
     users = {i: {u for u, j in PAIRS if j == i} for i in range(2, ITEMS)}
+    size = {u: sum(v == u for v, _ in PAIRS) for u, _ in PAIRS}
 
     def alike(i: int, j: int) -> float:
-        both = len(users[i] & users[j])
+        both = sum(size[u] ** -damping for u in users[i] & users[j])
         return both / (math.sqrt(len(users[i]) * len(users[j])) + shrink) if cosine else both
 
     others = [j for j in range(2, ITEMS) if j != item and users[item] & users[j]]
@@ -52,16 +53,14 @@ def slow_likeness(user: int, item: int, *, shrink: float, neighbours: int, cosin
 @pytest.mark.parametrize("neighbours", [1, 2, 100])
 @pytest.mark.parametrize("shrink", [0.0, 1.7])
 @pytest.mark.parametrize("similarity", ["cosine", "cooccurrence"])
-def test_scores_are_the_formula(neighbours: int, shrink: float, similarity: str) -> None:
-    options = {"neighbours": neighbours, "shrink": shrink, "similarity": similarity}
+@pytest.mark.parametrize("damping", [0.0, 0.7])
+def test_scores_are_the_formula(neighbours: int, shrink: float, similarity: str, damping: float) -> None:
+    options = {"neighbours": neighbours, "shrink": shrink, "similarity": similarity, "damping": damping}
     model = create("item_knn", Fields(users=USERS, items=ITEMS), options)
     model.fit([rows(PAIRS)])
     every = [(u, i) for u in range(USERS) for i in range(ITEMS)]
-    cosine = similarity == "cosine"
-    slow = [
-        slow_likeness(u, i, shrink=shrink, neighbours=neighbours, cosine=cosine) if i >= 2 else 0.0 for u, i in every
-    ]
-    want = torch.tensor(slow).log1p()
+    known = {"shrink": shrink, "neighbours": neighbours, "cosine": similarity == "cosine", "damping": damping}
+    want = torch.tensor([slow_likeness(u, i, **known) if i >= 2 else 0.0 for u, i in every]).log1p()
     torch.testing.assert_close(model(rows(every)), want)
     torch.testing.assert_close(model.scores(torch.arange(USERS)), want.view(USERS, ITEMS))
 
