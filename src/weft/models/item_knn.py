@@ -213,8 +213,8 @@ def neighbours(owned: Ints, items: int, config: ItemKNN.Config) -> tuple[NDArray
     found: list[tuple[Ints, NDArray[np.int32], NDArray[np.float32]]] = []
     for some, place, other, both in _cooccurrences(user, item, items, config.damping):
         below = np.sqrt(users_of[some[place]] * users_of[other]) + config.shrink
-        value = both / below if config.similarity == "cosine" else both
-        found.append((some, *_best(place, other, value, len(some), config.neighbours)))
+        alike = both / below if config.similarity == "cosine" else both
+        found.append((some, *_best(place, other, alike, len(some), config.neighbours)))
     width = max((ids.shape[1] for _, ids, _ in found), default=0)
     neighbour, value = np.full((items, width), PADDING, np.int32), np.zeros((items, width), np.float32)
     for some, ids, values in found:
