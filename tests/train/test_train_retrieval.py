@@ -97,6 +97,43 @@ def test_a_recipe_with_the_models_own_loss_says_auto() -> None:
     assert retrieval.loss_name("two_tower", Recipe(), {"position": {"kind": "pal"}}) == "task"
 
 
+@pytest.fixture(scope="module")
+def fashion(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Users who all draw items by one law, the most frequent thirty times as often as the least."""
+    rng = np.random.default_rng(0)
+    share = 1 / np.arange(1, 31)
+    rows = [(u, int(i), 1, "train") for u in range(80) for i in rng.choice(30, 40, p=share / share.sum())]
+    table = pl.DataFrame(rows, schema=["user", "item", "likes", "split"], orient="row")
+    return prepare(camps_schema(), tmp_path_factory.mktemp("fashion") / "store", interactions=table)
+
+
+@pytest.mark.parametrize(
+    ("sets", "slope"),
+    [
+        (("train.log_q=paper",), 1.0),
+        (("train.log_q=refined",), 1.0),
+        (("train.log_q=paper", "train.frequencies=streaming"), 1.0),
+        (("train.log_q=paper", "train.uniform_negatives=10"), 1.0),
+        (("train.log_q=none",), 0.0),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_scores_are_log_frequencies_if_they_are_corrected(
+    fashion: Store, tmp_path: Path, sets: tuple[str, ...], slope: float
+) -> None:
+    """P(item | user) is the item's share for everybody; in a batch of 64 the first item nearly always stands."""
+    quick = ("embedding_dim=2", "train.batch_size=64", "train.learning_rate=0.01", "train.epochs=20")
+    run = weft.train(
+        fashion, "mf", out=tmp_path / "run", sets=[*quick, "train.patience=99", "train.loss=softmax", *sets]
+    )
+    counts = fashion.catalogue.positives[2:]
+    with torch.no_grad():
+        model = run.load_model()
+        scores = model.user_vectors(fashion.users.batch())[2:] @ model.item_vectors(fashion.items.batch())[2:].T
+    found = np.polyfit(np.log(counts), scores.mean(0).numpy(), 1)[0]
+    assert found == pytest.approx(slope, abs=0.15)
+
+
 # The formulas, on a batch of the store
 
 
