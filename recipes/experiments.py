@@ -82,7 +82,7 @@ class Member(NamedTuple):
     ml1m_published: str = ""
 
 
-# While the products of fm and gmf are still small the AUC rests at that of lr for some epochs, where the recipe would stop.
+# While the products of fm and gmf are small the AUC rests at that of lr for some epochs, where the recipe would stop.
 STEADY = ("embedding_std=0.01", "train.plateau_factor=1.0", "train.patience=10")
 ATTENTION = ("num_layers=3", "num_heads=2", "attention_dim=64")
 # Without it, and with tables that start from 1e-4, its AUC on Frappe rests at .946 (.967 after 14 epochs from 0.1).

@@ -19,6 +19,7 @@ import adult_gain
 import autoint_fields
 import depth_plot
 import position
+import staged
 import torch
 import tuning
 from experiments import EXPERIMENTS, Experiment
@@ -33,6 +34,7 @@ RECORDS = ROOT / "docs" / "results" / "runs.jsonl"
 STUDIES = {
     "adult-gain": adult_gain,
     "position": position,
+    "staged-ml1m": staged,
     "autoint-fields": autoint_fields,
     "tuned-frappe": tuning.FRAPPE,
     "tuned-ml1m": tuning.ML1M,

@@ -84,7 +84,11 @@ class Tuning:
 
 
 FRAPPE = Tuning(
-    store="frappe-default", width=64, best_published=".9868 (best of any model, Wukong paper); .9863 (QNN + DCN-V2)"
+    store="frappe-default",
+    width=64,
+    models=("dcn_v2",),
+    trials=3,
+    best_published=".9868 (best of any model, Wukong paper); .9863 (QNN + DCN-V2)",
 )
 ML1M = Tuning(
     store="movielens-1m-ctr", width=32, best_published=".9092 (best of any model, QNN paper's log); .8950 (DCN-V2)"
