@@ -6,7 +6,7 @@ so that a pair costs only what nobody but the pair has. A retriever keeps the it
 Dimension key: U users, I items of the catalogue, C candidates of a user, E width, N pairs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any, cast
 
@@ -122,15 +122,16 @@ class Scorer:
         """
         if not items.size:
             return np.zeros(items.shape, np.float32)
-        if self._has_vectors(times):
-            user_U1E = self.user_vectors(users, times, context=context)[:, None]
-            scores = (user_U1E @ self.item_vectors()[items].swapaxes(1, 2))[:, 0]
-            return self._finite(scores + np.float32(self.intercept))
-        if self._splits:
-            return self._joined(users, items, times, context)
-        step = max(1, ROWS_AT_ONCE // items.shape[1])
-        found = [self.rows(self._full_rows(part, items, users, times, context)) for part in _slices(len(users), step)]
-        return _of_first_label(np.concatenate(found)).reshape(items.shape)
+        found = [
+            self._some(
+                users.take(part),
+                items[part],
+                None if times is None else times[part],
+                None if context is None else context.take(part),
+            )
+            for part in _slices(len(users), max(1, ROWS_AT_ONCE // items.shape[1]))
+        ]
+        return np.concatenate(found)
 
     def one(self, user: Rows, items: Ids, *, context: Rows | None = None, time: int | None = None) -> Scores:
         """Score some items for one user row: ids [C] to scores [C]; see `candidates`."""
@@ -142,22 +143,31 @@ class Scorer:
         batches = (rows.batch(part) for part in _slices(len(rows), ROWS_AT_ONCE))
         return self._finite(predict(self.model, batches) + np.float32(self.intercept))
 
+    def _some(self, users: Rows, items: Ids, times: Times | None, context: Rows | None) -> Scores:
+        """Candidates of few users."""
+        if self._has_vectors(times):
+            user_U1E = self.user_vectors(users, times, context=context)[:, None]
+            scores: Scores = (user_U1E @ self.item_vectors()[items].swapaxes(1, 2))[:, 0]
+            return self._finite(scores + np.float32(self.intercept))
+        if self._splits:
+            return self._joined(users, items, times, context)
+        return _of_first_label(self.rows(self._full_rows(users, items, times, context))).reshape(items.shape)
+
     def _has_vectors(self, times: Times | None) -> bool:
         """Whether the scores are products of vectors, those of the items being known."""
         return self._retrieves and (times is None or self._side.vectors_stay)
 
-    def _full_rows(self, part: slice, items: Ids, users: Rows, times: Times | None, context: Rows | None) -> Rows:
-        """Full rows of some users, each with all of its candidates."""
-        pairs = [
+    def _full_rows(self, users: Rows, items: Ids, times: Times | None, context: Rows | None) -> Rows:
+        """Full rows of users, each with all of its candidates."""
+        return _one_after_another(
             self.transforms.join(
                 users.take(slice(u, u + 1)),
-                self._side.rows_of(items[u]),
+                self._side.rows_of(ids),
                 context=None if context is None else context.take(slice(u, u + 1)),
                 time=None if times is None else int(times[u]),
             )
-            for u in range(part.start, part.stop)
-        ]
-        return concat(pairs) if len(pairs) > 1 else pairs[0]
+            for u, ids in enumerate(items)
+        )
 
     # Rankers that split
 
@@ -188,13 +198,13 @@ class Scorer:
 
     def _pair_columns(self, users: Rows, items: Ids, part: slice, times: Times | None) -> Batch:
         """The columns of some users and all of their candidates; `users` are as of their times."""
-        found = [
+        rows = _one_after_another(
             self.transforms.pairs(
                 users.take(slice(u, u + 1)), self._side.rows_of(items[u]), time=None if times is None else int(times[u])
             )
             for u in range(part.start, part.stop)
-        ]
-        return _beside(self.model, (concat(found) if len(found) > 1 else found[0]).batch())
+        )
+        return _beside(self.model, rows.batch())
 
     @cached_property
     def _has_pairs(self) -> bool:
@@ -294,6 +304,11 @@ def _beside(model: nn.Module, batch: Batch) -> Batch:
     """The batch on the model's device."""
     device = device_of(model)
     return batch if device == batch.ids.device else batch.to(device)
+
+
+def _one_after_another(parts: Iterable[Rows]) -> Rows:
+    found = list(parts)
+    return concat(found) if len(found) > 1 else found[0]
 
 
 def _of_first_label(scores: Scores) -> Scores:
