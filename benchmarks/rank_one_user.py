@@ -118,7 +118,7 @@ def compare(name: str, store: Store, count: int, rounds: int) -> Record:
 
 def measure(records: Records, quick: bool) -> None:
     """All cases that have no record yet."""
-    items, rows, rounds = (500, 2_000, 3) if quick else (20_000, 60_000, 15)
+    items, rows, rounds = (500, 2_000, 3) if quick else (20_000, 60_000, 9)
     with TemporaryDirectory() as folder:
 
         @cache
