@@ -89,7 +89,8 @@ class Scorer:
         assert isinstance(self.model, Retriever)
         if context is not None:
             users = self.transforms.user_side(users, context=context, time=times)
-        return self._finite(_vectors(self.model.user_vectors, self.transforms.as_of(users, time=times)))
+        rows = self.transforms.as_of(users, time=times)
+        return self._finite(_vectors(self.model, self.model.user_vectors, rows))
 
     def item_vectors(self) -> Scores:
         """A retriever's vectors [I, E] of the catalogue, as of now."""
@@ -291,12 +292,13 @@ class _ItemSide:
 
     def _vectors_of(self, rows: Rows) -> Scores:
         assert isinstance(self._model, Retriever)
-        return _vectors(self._model.item_vectors, rows)
+        return _vectors(self._model, self._model.item_vectors, rows)
 
 
-def _vectors(tower: Callable[[Batch], Tensor], rows: Rows) -> Scores:
+def _vectors(model: nn.Module, tower: Callable[[Batch], Tensor], rows: Rows) -> Scores:
+    parts = _slices(len(rows), ROWS_AT_ONCE)
     with torch.inference_mode():
-        found = [tower(rows.batch(part)).float().numpy() for part in _slices(len(rows), ROWS_AT_ONCE)]
+        found = [tower(_beside(model, rows.batch(part))).float().cpu().numpy() for part in parts]
     return np.concatenate(found)
 
 
