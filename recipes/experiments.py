@@ -472,6 +472,65 @@ def _adult() -> list[Experiment]:
     ]
 
 
+# ---- Retrieval: the whole catalogue ranked for each user, train items hidden ----
+
+LISTS: dict[str, Any] = {"seeds": (0,), "metrics": ("recall@20", "ndcg@20")}
+GOWALLA: dict[str, Any] = {
+    "table": "gowalla",
+    "data": "gowalla",
+    "source": "gowalla",
+    "options": (("valid", 0),),
+    **LISTS,
+}
+LASTFM: dict[str, Any] = {"data": "lastfm", "source": "hetrec2011-lastfm-2k", **LISTS}
+KUAIRAND: dict[str, Any] = {"data": "kuairand", "source": "kuairand", "seeds": (0,)}
+TOWERS_OF_LINES = ("train.batch_size=1024", "train.epochs=15", "hidden=[]", "embedding_dim=64")
+IN_BATCH = ("train.loss=softmax", "embedding_dim=64", "train.batch_size=1024", "train.learning_rate=0.003")
+
+
+def _retrieval() -> list[Experiment]:
+    top_n: dict[str, Any] = {"table": "lastfm", "protocol": "top-n", **LASTFM}
+    new: dict[str, Any] = {"table": "lastfm-new", "protocol": "new-artists", **LASTFM}
+    plays: dict[str, Any] = {**LASTFM, "table": "lastfm-plays", "protocol": "plays", "metrics": ("poisson_deviance",)}
+    clicks: dict[str, Any] = {**KUAIRAND, "table": "kuairand-tasks", "protocol": "tasks"}
+    clicks["metrics"] = ("is_click.auc", "is_click.logloss", "long_view.auc", "long_view.logloss")
+    videos: dict[str, Any] = {**KUAIRAND, **LISTS, "table": "kuairand", "protocol": "retrieval"}
+    heads = ("train.batch_size=1024", "train.epochs=10", "hidden=[64, 32]", "dropout=0.2", "train.l2=1e-5")
+    return [
+        Experiment(name="gowalla-popularity", model="popularity", **GOWALLA),
+        Experiment(name="gowalla-item_knn", model="item_knn", published=".1570/.1214 (BARS, ItemCF)", **GOWALLA),
+        Experiment(name="lastfm-popularity", model="popularity", **top_n),
+        Experiment(name="lastfm-item_knn", model="item_knn", **top_n),
+        Experiment(
+            name="lastfm-mf-als",
+            model="mf",
+            setting="ALS",
+            sets=("train.loss=als", "embedding_dim=64"),
+            **top_n,
+        ),
+        Experiment(
+            name="lastfm-mf", model="mf", setting="softmax in the batch", sets=(*IN_BATCH, "train.epochs=40"), **top_n
+        ),
+        Experiment(name="lastfm-two_tower", model="two_tower", setting="ids and tags", sets=TOWERS_OF_LINES, **top_n),
+        Experiment(name="lastfm-new-popularity", model="popularity", **new),
+        Experiment(name="lastfm-new-two_tower", model="two_tower", setting="ids and tags", sets=TOWERS_OF_LINES, **new),
+        Experiment(name="lastfm-plays-popularity", model="popularity", **plays),
+        Experiment(name="lastfm-plays-mf", model="mf", sets=("embedding_dim=16", "train.l2=1e-4"), **plays),
+        Experiment(name="lastfm-plays-fm", model="fm", sets=("train.l2=1e-4",), **plays),
+        Experiment(
+            name="lastfm-plays-mlp", model="mlp", sets=("hidden=[64, 32]", "train.l2=1e-4", "dropout=0.2"), **plays
+        ),
+        Experiment(name="kuairand-popularity", model="popularity", **videos),
+        Experiment(name="kuairand-item_knn", model="item_knn", **videos),
+        Experiment(
+            name="kuairand-two_tower", model="two_tower", sets=("train.batch_size=1024", "train.epochs=6"), **videos
+        ),
+        Experiment(name="kuairand-lr", model="lr", sets=heads[:2], **clicks),
+        Experiment(name="kuairand-deepfm", model="deepfm", sets=heads, **clicks),
+        Experiment(name="kuairand-dcn_v2", model="dcn_v2", sets=heads, **clicks),
+    ]
+
+
 EXPERIMENTS = (
     *_family(),
     *(
@@ -490,4 +549,5 @@ EXPERIMENTS = (
     *_dhen(),
     *_low_rank(),
     *_fdo(),
+    *_retrieval(),
 )

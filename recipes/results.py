@@ -143,7 +143,7 @@ def table_of(experiments: list[Experiment], records: list[Record]) -> list[str]:
             rows.append((statistics.mean(found["value"] for found in values[0]), row))
     if not rows:
         return []
-    lower = metrics[0] in ("rmse", "logloss", "ne")
+    lower = metrics[0] in ("rmse", "logloss", "ne", "poisson_deviance")
     if not experiments[0].in_order:
         rows.sort(key=lambda row: row[0], reverse=not lower)
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *(row for _, row in rows))]
