@@ -39,8 +39,8 @@ def study(work: Path) -> Found:
     for number, (name, pipeline) in enumerate(PIPELINES.items()):
         out = work / f"bundle-{number}"
         if not out.is_dir():
-            parts = [runs[model].path for model in ("two_tower", "item_knn", "dcn_v2")]
-            bundle(parts, out, pipeline=pipeline, store=store)
+            named = dict.fromkeys(part.run for part in (*pipeline.sources, *pipeline.ranking))
+            bundle([runs[model].path for model in named], out, pipeline=pipeline, store=store)
         report = weft.evaluate(out, protocol="full")
         found[name] = _judged(report)
         if report.funnel is not None:
