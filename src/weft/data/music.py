@@ -15,9 +15,10 @@ single columns cannot see it. Gender has no effect. Everything is a function of 
 
 # Dimension key: U users, T tracks, R requests, S slate, G genres, H plays remembered, K candidates of one source.
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, final
 
 import msgspec
 import numpy as np
@@ -26,7 +27,17 @@ import polars as pl
 
 from weft.errors import ConfigError
 
-__all__ = ["AGE_EDGES", "HOUR_EDGES", "TEMPO_EDGES", "MusicConfig", "MusicWorld", "simulate", "write"]
+__all__ = [
+    "AGE_EDGES",
+    "HOUR_EDGES",
+    "TEMPO_EDGES",
+    "Listeners",
+    "MusicConfig",
+    "MusicWorld",
+    "Visit",
+    "simulate",
+    "write",
+]
 
 START = 1_704_067_200  # Monday 2024-01-01 00:00 UTC
 DAYS = 56
@@ -736,6 +747,99 @@ def _examination(config: MusicConfig) -> Floats:
 
 def _sigmoid(logit: Floats) -> Floats:
     return 1.0 / (1.0 + np.exp(-logit))
+
+
+# ---- after the tables end ----
+
+
+class Visit(NamedTuple):
+    """Somebody opens the service.
+
+    Attributes:
+        user: Id, as in the table of users.
+        hour: 0 to 23.
+        weekday: 0 is Monday.
+        day: Since the tables ended.
+    """
+
+    user: int
+    hour: int
+    weekday: int
+    day: float
+
+
+@final
+class Listeners:
+    """The users of a world after its tables end: they go on listening, their tastes turn, tracks are added.
+
+    An added track takes artist, genres, tempo and duration from one of the world, and pleases more.
+
+    Args:
+        config: Of the world.
+        turn: Radians by which tastes turn in the week that follows.
+        added: How many tracks are added.
+        seed: Of visits and of what is played; two of the same seed make the same visits.
+
+    Attributes:
+        arrivals: The columns of the added tracks, as in the table of tracks.
+
+    >>> listeners = Listeners(MusicConfig(rows=1_000), added=2)
+    >>> visit = listeners.visit(0.5)
+    >>> len(listeners.plays(visit, [1, 2, 301])), listeners.arrivals[0]["track_id"]
+    (3, 301)
+    """
+
+    def __init__(self, config: MusicConfig, *, turn: float = 1.0, added: int = 0, seed: int = 0) -> None:
+        world = simulate(config)
+        streams = np.random.default_rng(config.seed).spawn(7)
+        users, tracks = _draw_users(streams[0], config.num_users()), _draw_tracks(streams[1], config.num_tracks())
+        effects = _draw_effects(streams[3], users, tracks)
+        visits, self._chance = np.random.default_rng(seed).spawn(2)
+        self._visits, self._turn = visits, turn
+        like = np.random.default_rng(config.seed).integers(0, config.num_tracks(), added)
+        longer = _Tracks(
+            **{
+                f.name: np.concatenate([getattr(tracks, f.name), getattr(tracks, f.name)[like]])
+                for f in fields(_Tracks)
+            }
+        )
+        effects = replace(effects, track=np.append(effects.track, effects.track[like] + 1.0))
+        self._service = _Service(config, users, longer, effects, _catalogue(tracks), np.zeros(0))
+        self._history = _History(config.num_users())
+        self.arrivals = _arrivals(world.tracks, like.tolist())
+
+    def visit(self, day: float) -> Visit:
+        """The next visit, on a day since the tables ended, at an hour that its user likes."""
+        users = self._service.users
+        user = int(_draw_listeners(self._visits, users, 1)[0])
+        hour = int(self._visits.choice(24, p=_HOUR_PROFILES[users.profile[user]]))
+        return Visit(user + 1, hour, (DAYS + int(day)) % 7, day)
+
+    def plays(self, visit: Visit, tracks: Sequence[int]) -> list[bool]:
+        """What a visitor plays of tracks by id, in the order in which they are shown."""
+        relevant = self._relevance(visit, tracks)
+        seen = self._chance.random(len(tracks)) < np.arange(1.0, len(tracks) + 1) ** -self._service.config.position_bias
+        played = seen & (self._chance.random(len(tracks)) < relevant)
+        self._history.add(np.full(played.sum(), visit.user - 1), np.array(tracks)[played] - 1)
+        return [bool(one) for one in played]
+
+    def _relevance(self, visit: Visit, tracks: Sequence[int]) -> Floats:
+        service, user_R = self._service, np.array([visit.user - 1])
+        track_RS = np.array([tracks], np.int64) - 1
+        angle = service.config.drift * DAYS / 7 + self._turn * visit.day / 7
+        taste_RG = _taste(service.users, user_R, np.array([START + angle * 7 * DAY]), 1.0)
+        none = np.zeros(1, np.int64)
+        asked = _Requests(user_R, none, none, np.array([visit.hour]), np.zeros(1, bool))
+        logit_RS = _first_order(service.effects, asked, track_RS) + _crossed(service, asked, track_RS)
+        logit_RS += _liking(service.tracks, taste_RG, track_RS)
+        return _sigmoid(logit_RS + self._history.familiarity(service.tracks, user_R, track_RS))[0]
+
+
+def _arrivals(tracks: pl.DataFrame, like: Sequence[int]) -> list[dict[str, Any]]:
+    return [
+        {**tracks.row(place, named=True), "track_id": tracks.height + number, "title": f"{tracks['title'][place]} II"}
+        for number, place in enumerate(like, 1)
+    ]
 
 
 # ---- frames ----
