@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from functools import partial, wraps
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -23,7 +24,7 @@ Store = Annotated[Positional[str], arg(metavar="STORE")]
 RunPath = Annotated[Positional[str], arg(metavar="RUN")]
 
 
-def demo(*, out: str = "weft-demo", rows: int = 300_000, seed: int = 0) -> None:
+def demo(*, out: str = "weft-demo", rows: int = 300_000, seed: int = 0, serve: bool = False) -> None:
     """The whole road on the simulated music service: tables, store, three models, a comparison, recommendations.
 
     Example: weft demo --out weft-demo
@@ -32,10 +33,18 @@ def demo(*, out: str = "weft-demo", rows: int = 300_000, seed: int = 0) -> None:
         out: The folder that is made; an earlier demo there is replaced.
         rows: Impressions to simulate.
         seed: Of the simulation and of training.
+        serve: Then serve a bundle over HTTP for a moment: a list, three plays, and the list that has changed by them.
     """
     from weft.study.demo import demo as run_demo
 
     run_demo(out, rows=rows, seed=seed, console=_console())
+    if serve:
+        try:
+            from weft.learn.showing import show
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"serving needs {error.name}; install weft[serve]") from error
+
+        show(Path(out), _console())
 
 
 def data_list(*, json: bool = False) -> None:
@@ -516,6 +525,112 @@ def serve(
     )
 
 
+def learn(
+    bundle: Annotated[Positional[str], arg(metavar="BUNDLE")],
+    /,
+    *,
+    store: str | None = None,
+    every: str | None = None,
+    config: str | None = None,
+    json: bool = False,
+) -> None:
+    """Train on with what a service logged, and put the new bundle into service if it passes the gate.
+
+    Example: weft learn bundles/music --store events.db --every 15m
+
+    New bundles lie beside BUNDLE. Every one that is published or refused stands in the store's audit with the reason.
+
+    Args:
+        bundle: The bundle that the service was started with; the one in service goes on.
+        store: The service's store; `serve.db` beside the bundle without this.
+        every: Go on for ever, a step in each span of time, such as 90s, 15m or 1h; one step without it.
+        config: A TOML file: window, least, held, epochs, user_most, explored_only, [policy], [bounds] and others.
+        json: Print one JSON object a step.
+    """
+    try:
+        from weft.learn.loop import Learning, Outcome, learn_every, read_learning, seconds_of
+        from weft.learn.loop import learn as run_learn
+        from weft.serve.settings import Settings
+        from weft.serve.store import EventStore
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"learning needs {error.name}; install weft[serve]") from error
+
+    settings = Learning() if config is None else read_learning(config)
+
+    def hear(outcome: Outcome) -> None:
+        _print_json(outcome) if json else _say(str(outcome))
+
+    log = EventStore(Settings(bundle=bundle, store=store).store_url)
+    try:
+        if every is None:
+            hear(run_learn(bundle, log, settings))
+        else:
+            learn_every(bundle, log, settings, seconds=seconds_of(every), hear=hear)
+    finally:
+        log.close()
+
+
+def simulate(
+    url: Annotated[Positional[str], arg(metavar="URL")],
+    /,
+    *,
+    against: str | None = None,
+    days: int = 7,
+    requests: int = 300,
+    turn: float = 1.0,
+    added: int = 20,
+    rows: int = 300_000,
+    world: int = 0,
+    seed: int = 0,
+    token: str | None = None,
+    json: bool = False,
+) -> None:
+    """Let the music world's users visit a running service, and count what they play.
+
+    Example: weft simulate http://127.0.0.1:8000 --days 7 --requests 300
+
+    The service must serve a bundle of `weft demo`, or of `weft data get music` with the same rows and seed. What the
+    users do goes into its log, so `weft learn` can learn from it.
+
+    Args:
+        url: The service.
+        against: A second service that the same users visit, such as a copy that does not learn.
+        days: How many days pass.
+        requests: Visits of a day.
+        turn: Radians by which tastes turn in a week.
+        added: Tracks that are put into the service over the days.
+        rows: Of the world, as given to the demo.
+        world: The seed of the world, as given to the demo.
+        seed: Of visits and plays.
+        token: A token of the service with the scopes read, ingest and admin, or @FILE that has it.
+        json: Print one JSON object.
+    """
+    try:
+        from weft.data.music import MusicConfig
+        from weft.learn.simulate import Client, render
+        from weft.learn.simulate import simulate as run_simulate
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"simulating needs {error.name}; install weft[serve]") from error
+
+    said = Path(token[1:]).read_text(encoding="utf-8").strip() if token and token.startswith("@") else token
+    urls = [url] if against is None else [url, against]
+    found = run_simulate(
+        [Client(one, said) for one in urls],
+        MusicConfig(rows=rows, seed=world),
+        days=days,
+        requests=requests,
+        turn=turn,
+        added=added,
+        seed=seed,
+        hear=lambda days: None if json else _say(" | ".join(f"day {d.day}: {d.rate.value:.3f}" for d in days)),
+    )
+    services = dict(zip(urls, found, strict=True))
+    if json:
+        _print_json(services)
+    else:
+        render(services, _console())
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "prepare": prepare,
@@ -531,6 +646,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "explain": explain,
     "dimensions": dimensions,
     "serve": serve,
+    "learn": learn,
+    "simulate": simulate,
 }
 DATA_COMMANDS: dict[str, Callable[..., None]] = {"list": data_list, "get": data_get}
 

@@ -2,12 +2,26 @@
 
 import itertools
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
+from camps_for_tests import FIRST_USER, USERS
+from weft.recommend.recommender import Recommender
 from weft.serve.features import pack
 from weft.serve.live import Live
 from weft.serve.store import Event, EventStore, Request, now
 
+NAMES = [str(FIRST_USER + user) for user in range(USERS)]
 _numbers = itertools.count()
+
+
+def turned(user: str, item: str) -> bool:
+    """The camps are gone: everybody likes the first eight songs now."""
+    return item != "song-new" and int(item.rpartition("-")[2]) < 8
+
+
+def live(store: EventStore, path: Path | str) -> Live:
+    """A bundle as a service would have it."""
+    return Live(Recommender.load(path), store, window=0.0)
 
 
 def visit(
@@ -16,8 +30,7 @@ def visit(
     users: Iterable[str],
     plays: Callable[[str, str], bool],
     *,
-    k: int = 4,
-    bundle: str | None = None,
+    k: int = 12,
 ) -> int:
     """Each user is shown k items and plays some of them; how many were played."""
     played = 0
@@ -30,7 +43,7 @@ def visit(
             id=id,
             user=user,
             time=moment,
-            bundle=bundle or live.base.bundle_id,
+            bundle=live.base.bundle_id,
             shown=tuple((item, 1.0) for item in items),
             features=pack(recommender.features(user, items)),
         )

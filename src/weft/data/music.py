@@ -832,7 +832,8 @@ class Listeners:
         asked = _Requests(user_R, none, none, np.array([visit.hour]), np.zeros(1, bool))
         logit_RS = _first_order(service.effects, asked, track_RS) + _crossed(service, asked, track_RS)
         logit_RS += _liking(service.tracks, taste_RG, track_RS)
-        return _sigmoid(logit_RS + self._history.familiarity(service.tracks, user_R, track_RS))[0]
+        logit_RS += self._history.familiarity(service.tracks, user_R, track_RS)
+        return np.asarray(_sigmoid(logit_RS)[0])
 
 
 def _arrivals(tracks: pl.DataFrame, like: Sequence[int]) -> list[dict[str, Any]]:

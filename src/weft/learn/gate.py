@@ -25,7 +25,7 @@ from weft.transforms.rows import Rows
 RESAMPLES = 200
 
 
-class Bounds(Struct, frozen=True, kw_only=True):
+class Bounds(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How far a candidate may be from what serves.
 
     Attributes:

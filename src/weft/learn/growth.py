@@ -30,7 +30,7 @@ WAITING_MOST = 10_000  # values of a table that are remembered although they hav
 KEPT, OF = 7, 8  # the share of a value's count that a round leaves
 
 
-class Policy(Struct, frozen=True, kw_only=True):
+class Policy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who gets an id.
 
     Attributes:

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
 from weft import artifacts
 from weft.data.store import Store
@@ -30,6 +31,7 @@ from weft.recommend.bundle import KIND, Bundle
 from weft.serve.engine import install
 from weft.serve.store import EventStore, Generation
 from weft.transforms.encode import Transforms
+from weft.transforms.rows import Rows
 
 ACTOR, NOTE, WORK = "learn", "learnt", ".learn"
 OLD_ROWS = 100_000
@@ -171,6 +173,14 @@ def learnt(bundle: Bundle) -> Learnt:
     return Learnt(offset=0, since=0, parent="", name=bundle.path.name, origin=origin, rows=0, steps=0)
 
 
+def read_learning(path: str | Path) -> Learning:
+    """Settings from a TOML file; ConfigError names the path of what is wrong."""
+    try:
+        return msgspec.toml.decode(Path(path).read_bytes(), type=Learning)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigError(f"cannot read the settings {str(path)!r}: {error}; see `weft learn --help`") from error
+
+
 def seconds_of(text: str) -> float:
     """A span of time in seconds.
 
@@ -209,6 +219,8 @@ def _step(
     train, held = (part.encoded(encode, more.transforms) for part in (found.train, found.held))
     if train is None or held is None or len(train) < settings.least:
         return replace(done, reason="the bundles that answered are gone, so what they logged cannot be read")
+    if len(np.unique(_first_label(held))) < 2:
+        return replace(done, reason=f"the newest {len(held):,} rows have one label only, so they cannot judge")
     done = replace(done, rows=len(train))
     note = Learnt(
         offset=found.offset,
@@ -254,6 +266,11 @@ def _step(
     store.activate(str(target), candidate.id, actor=ACTOR, reason=reason).result()
     _prune(target, state.name, settings.keep, {str(target), serving.path})
     return replace(done, action="publish", reason=reason, bundle=str(target))
+
+
+def _first_label(rows: Rows) -> NDArray[np.float32]:
+    assert rows.label is not None
+    return rows.label[:, 0]
 
 
 def _encodings(serving: Bundle) -> Callable[[str], Transforms | None]:

@@ -16,7 +16,7 @@ from weft.evaluate.report import Report, Value, number
 from weft.recommend.recommender import Recommender, render
 from weft.train.run import train
 
-MARK = "weft-demo.txt"
+MARK, SERVED = "weft-demo.txt", "bundles"
 COLUMNS = {"auc": "AUC", "logloss": "logloss", "ne": "NE", "ndcg@10": "NDCG@10"}
 MODELS: dict[str, tuple[str, ...]] = {
     "popularity": (),
@@ -62,7 +62,7 @@ def _fresh(folder: Path) -> Path:
     """The folder, without what an earlier demo made there; what a person added stays."""
     if not (folder / MARK).is_file():
         refuse_existing(folder, "demo")
-    for name in ("data", "store", *MODELS):
+    for name in ("data", "store", SERVED, *MODELS):
         shutil.rmtree(folder / name, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARK).write_text("made by weft demo; a new demo replaces what it made here\n", encoding="utf-8")
@@ -108,11 +108,13 @@ def _cell(value: Value | None) -> str:
 def _print_next(folder: Path, user: str | int, seconds: float, console: Console) -> None:
     console.rule("5. where to go on")
     console.print(f"that took {seconds:.0f} s; everything lies in {folder}", highlight=False, markup=False)
-    place = {name: shlex.quote(str(folder / name)) for name in ("store", "dcn_v2", "deepfm")}
+    place = {name: shlex.quote(str(folder / name)) for name in ("store", "dcn_v2", "deepfm", f"{SERVED}/music")}
     for line in (
         f"weft recommend {place['dcn_v2']} --user {shlex.quote(str(user))} -k 20",
         f"weft describe {place['store']}",
         f"weft train {place['store']} --model deepfm --out {place['deepfm']}",
         f"weft evaluate {place['dcn_v2']} --protocol full",
+        f"weft bundle {place['dcn_v2']} --out {place[f'{SERVED}/music']}",
+        f"weft serve {place[f'{SERVED}/music']}",
     ):
         console.print(f"next: {line}", highlight=False, markup=False, soft_wrap=True)
