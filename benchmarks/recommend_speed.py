@@ -132,7 +132,7 @@ def request(path: Path, rounds: int) -> Record:
     }
 
 
-def _floor(recommender: Recommender):  # noqa: ANN202
+def _floor(recommender: Recommender) -> Callable[[], None]:
     """The scan of all item vectors for the 500 best, and a plain forward of the ranker on 500 rows that lie ready."""
     members = recommender.bundle.members
     vectors = torch.from_numpy(members["retriever"].scorer.item_vectors().copy())

@@ -532,7 +532,7 @@ def _retrieval() -> list[Experiment]:
             name="kuairand-two_tower", model="two_tower", sets=("train.batch_size=1024", "train.epochs=6"), **videos
         ),
         Experiment(name="kuairand-lr", model="lr", sets=heads[:2], **clicks),
-        Experiment(name="kuairand-deepfm", model="deepfm", sets=heads, **clicks),
+        Experiment(name="kuairand-mlp", model="mlp", sets=heads, **clicks),
         Experiment(name="kuairand-dcn_v2", model="dcn_v2", sets=heads, **clicks),
     ]
 

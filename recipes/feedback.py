@@ -30,8 +30,8 @@ from weft.serve.store import EventStore
 
 WINDOW = 0.5  # seconds: the world's days pass in minutes of the service's clock
 MODELS: dict[str, tuple[str, ...]] = {
-    "two_tower": ("embedding_dim=16", "train.epochs=3"),
-    "dcn_v2": ("hidden=[64, 32]", "embedding_dim=8", "train.epochs=3", "train.batch_size=1024"),
+    "two_tower": ("embedding_dim=16", "train.epochs=4", "train.batch_size=256"),
+    "dcn_v2": ("hidden=[64, 32]", "embedding_dim=8", "train.epochs=4", "train.batch_size=128"),
 }
 PIPELINE = Pipeline(
     sources=(Source(run="two_tower", quota=200),), ranking=(Rank(run="dcn_v2"),), final=(Explore(share=0.1),)
@@ -40,7 +40,9 @@ PIPELINE = Pipeline(
 
 def make_bundle(folder: Path, config: MusicConfig) -> Path:
     """The world's tables, a store, two runs and their bundle."""
-    data = catalog.get("music", folder / "data", options={"rows": config.rows, "seed": config.seed})
+    data = catalog.get(
+        "music", folder / "data", options={"rows": config.rows, "users": config.users, "seed": config.seed}
+    )
     store = weft.prepare(data / "schema.toml", folder / "store")
     for model, sets in MODELS.items():
         weft.train(store, model, out=folder / model, sets=sets)
@@ -79,13 +81,14 @@ def main() -> None:
     """Run the week, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/results/feedback.json"))
-    parser.add_argument("--rows", type=int, default=60_000)
+    parser.add_argument("--rows", type=int, default=30_000)
+    parser.add_argument("--users", type=int, default=100)
     parser.add_argument("--days", type=int, default=7)
-    parser.add_argument("--requests", type=int, default=300)
-    parser.add_argument("--turn", type=float, default=1.5)
+    parser.add_argument("--requests", type=int, default=200)
+    parser.add_argument("--turn", type=float, default=3.0)
     asked = parser.parse_args()
-    config, console = MusicConfig(rows=asked.rows), Console()
-    settings = Learning(window=WINDOW, epochs=2, bounds=Bounds(margin=0.01, old_margin=0.5))
+    config, console = MusicConfig(rows=asked.rows, users=asked.users), Console()
+    settings = Learning(window=WINDOW, epochs=4, bounds=Bounds(margin=0.03, old_margin=0.5, calibration=2.0))
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         bundle = make_bundle(folder, config)
@@ -106,6 +109,7 @@ def report(
     rates = {name: [day.rate._asdict() for day in mine] for name, mine in days.items()}
     return {
         "rows": asked.rows,
+        "users": asked.users,
         "requests": asked.requests,
         "turn": asked.turn,
         "plays": rates,
