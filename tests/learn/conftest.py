@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from log_for_tests import NAMES, live, turned, visit
+from log_for_tests import NAMES, live, visit
 
 from weft.recommend.bundle import bundle
 from weft.runs import SavedRun
@@ -18,7 +18,7 @@ def lived(camp_runs: dict[str, SavedRun], tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("lived")
     bundle([camp_runs[name].path for name in ("mf", "item_knn", "dcn_v2")], folder / "bundles" / "first")
     store = EventStore(folder / "log.db")
-    visit(store, live(store, folder / "bundles" / "first"), NAMES, turned)
+    visit(store, live(store, folder / "bundles" / "first"), NAMES)
     store.close()
     return folder
 

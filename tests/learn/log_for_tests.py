@@ -1,16 +1,19 @@
 """A log as a service would have written it, without the service."""
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from camps_for_tests import FIRST_USER, USERS
+import numpy as np
+
+from camps_for_tests import FIRST_USER, SONGS, USERS
 from weft.recommend.recommender import Recommender
 from weft.serve.features import pack
 from weft.serve.live import Live
 from weft.serve.store import Event, EventStore, Request, now
 
 NAMES = [str(FIRST_USER + user) for user in range(USERS)]
+ALL_SONGS = [f"song-{song}" for song in range(SONGS)]
 _numbers = itertools.count()
 
 
@@ -28,15 +31,17 @@ def visit(
     store: EventStore,
     live: Live,
     users: Iterable[str],
-    plays: Callable[[str, str], bool],
+    plays: Callable[[str, str], bool] = turned,
     *,
     k: int = 12,
-) -> int:
-    """Each user is shown k items and plays some of them; how many were played."""
-    played = 0
+    songs: Sequence[str] = ALL_SONGS,
+    seed: int = 0,
+) -> None:
+    """Each user has k songs, drawn evenly, put in order by the service, and plays some of them."""
+    rng = np.random.default_rng(seed)
     for user in users:
         recommender = live.current()[0]
-        answer = recommender.recommend(user, k=k, seen="allow")
+        answer = recommender.rank(user, rng.choice(np.array(songs, object), k, replace=False).tolist())
         items = [str(item.id) for item in answer.items]
         moment, id = now(), f"request-{next(_numbers)}"
         request = Request(
@@ -50,16 +55,18 @@ def visit(
         store.add_request(request)
         events = [_event("impression", user, item, id, moment) for item in items]
         events += [_event("play", user, item, id, moment) for item in items if plays(user, item)]
-        played += len(events) - len(items)
         store.add_events(events).result()
-    return played
+
+
+def pleasing(path: Path | str) -> int:
+    """How many of the four songs that a bundle recommends to each user would be played now."""
+    recommender = Recommender.load(path)
+    answers = recommender.recommend_many(NAMES, k=4, seen="allow")
+    return sum(turned(str(answer.user), str(item.id)) for answer in answers for item in answer.items)
 
 
 def _event(kind: str, user: str, item: str, request: str, moment: int) -> Event:
+    values = {"liked": 1.0} if kind == "play" else {}
     return Event(
-        id=f"event-{next(_numbers)}", kind=kind, user=user, item=item, time=moment, request=request, values=_of(kind)
+        id=f"event-{next(_numbers)}", kind=kind, user=user, item=item, time=moment, request=request, values=values
     )
-
-
-def _of(kind: str) -> dict[str, float]:
-    return {"liked": 1.0} if kind == "play" else {}

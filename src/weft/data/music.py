@@ -816,7 +816,14 @@ class Listeners:
         return Visit(user + 1, hour, (DAYS + int(day)) % 7, day)
 
     def plays(self, visit: Visit, tracks: Sequence[int]) -> list[bool]:
-        """What a visitor plays of tracks by id, in the order in which they are shown."""
+        """What a visitor plays of tracks by id, in the order in which they are shown; ConfigError for a strange one."""
+        known = len(self._service.tracks.artist)
+        strange = [track for track in tracks if not 1 <= track <= known]
+        if strange:
+            raise ConfigError(
+                f"track {strange[0]} was shown and this world has {known:,}; give the service the bundle of this world "
+                "and a log of its own, or the same number of added tracks as before"
+            )
         relevant = self._relevance(visit, tracks)
         seen = self._chance.random(len(tracks)) < np.arange(1.0, len(tracks) + 1) ** -self._service.config.position_bias
         played = seen & (self._chance.random(len(tracks)) < relevant)

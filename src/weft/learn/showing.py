@@ -4,7 +4,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import uvicorn
@@ -46,8 +46,8 @@ def show(folder: Path, console: Console, *, k: int = 10) -> tuple[list[str], lis
     shutil.rmtree(place, ignore_errors=True)
     made = bundle([folder / "dcn_v2"], place / "music")
     user = Recommender.of(made).most_active_user()
-    with serving(Settings(bundle=str(place / "music"), level="error")) as url:
-        client = Client(url)
+    settings = Settings(bundle=str(place / "music"), level="error")
+    with serving(settings) as url, closing(Client(url)) as client:
         first = client.recommend(int(user), k, {}, seen=None)
         client.tell(int(user), first.request, first.tracks[:PLAYED], [True] * PLAYED)
         second = client.recommend(int(user), k, {}, seen=None)

@@ -100,6 +100,10 @@ class Client:
             raise Unavailable(f"{self.url}{path} answered {answer.status}: {said.decode(errors='replace')[:300]}")
         return msgspec.json.decode(said)
 
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._connection.close()
+
     def recommend(self, user: int, k: int, context: Mapping[str, Any], *, seen: str | None = "allow") -> Answer:
         """A list for a user; tracks heard before may come again unless `seen` says otherwise."""
         body = {"user": user, "k": k, "context": context, "filters": {"seen": seen}, "surface": "simulation"}
