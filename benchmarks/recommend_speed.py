@@ -10,6 +10,7 @@ lie ready; `ratio` is the request over the sum of both.
 
 import shutil
 import statistics
+from collections.abc import Callable
 from itertools import cycle, islice
 from pathlib import Path
 
