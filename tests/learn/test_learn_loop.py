@@ -1,6 +1,7 @@
 """A step of learning: what is trained, what is judged, what is published, and what a crash leaves."""
 
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -16,10 +17,11 @@ from log_for_tests import ALL_SONGS, NAMES, live, pleasing, visit
 from msgspec.structs import replace
 from safetensors.torch import load_file
 
+from weft import cli
 from weft.errors import ConfigError
 from weft.learn.gate import Bounds
 from weft.learn.growth import Policy
-from weft.learn.loop import Learning, learn, learnt, seconds_of
+from weft.learn.loop import Learning, Outcome, learn, learn_every, learnt, seconds_of
 from weft.recommend.bundle import Bundle
 from weft.recommend.recommender import Recommender
 from weft.serve.store import EventStore
@@ -215,3 +217,31 @@ def test_only_what_was_left_to_chance(place: Path, log: EventStore) -> None:
 def test_a_span_that_is_none(text: str) -> None:
     with pytest.raises(ConfigError, match=r"got '.*'; write for example 15m"):
         seconds_of(text)
+
+
+def test_the_command(place: Path, log: EventStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "learn.toml"
+    config.write_text("window = 0.0\nleast = 60\n[bounds]\nmargin = -9.0\n")
+    arguments = ["learn", str(place / "first"), "--store", str(place.parent / "log.db"), "--config", str(config)]
+    assert cli.run([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["action"] == "refuse"
+    config.write_text("widow = 0.0\n")
+    assert cli.run(arguments) == 2
+    assert "widow" in capsys.readouterr().err
+
+
+def test_a_step_that_fails_is_told_and_tried_again(place: Path, log: EventStore) -> None:
+    heard: list[Outcome] = []
+
+    def hear(outcome: Outcome) -> None:
+        heard.append(outcome)
+        if len(heard) == 2:
+            raise KeyboardInterrupt
+
+    learn(place / "first", log, replace(QUICK, least=10_000))
+    (place / "first" / "pipeline.toml").write_text("")
+    with pytest.raises(KeyboardInterrupt):
+        learn_every(place / "first", log, QUICK, seconds=0.01, hear=hear)
+    assert [outcome.action for outcome in heard] == ["fail", "fail"]
+    assert [entry.action for entry in log.audits()[:2]] == ["fail", "fail"]
+    assert "pipeline.toml" in log.audits()[0].reason
