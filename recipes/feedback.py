@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+from plots import Axis, line_plot
 from rich.console import Console
 
 import weft
@@ -98,14 +100,37 @@ def main() -> None:
     render(days, console)
     for outcome in outcomes:
         console.print(str(outcome), highlight=False)
+    found = report(asked, days, outcomes)
     asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps(report(asked, days, outcomes), indent=1) + "\n", encoding="utf-8")
+    asked.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    asked.out.with_suffix(".svg").write_text(drawn(found), encoding="utf-8")
+    print("\n".join(page(found)))
 
 
-def report(
-    asked: argparse.Namespace, days: dict[str, tuple[Day, ...]], outcomes: Sequence[Outcome]
-) -> dict[str, object]:
+def page(found: dict[str, Any]) -> list[str]:
+    """The table of docs/results.md."""
+    lines = ["| day | learning | frozen | gain |", "| --- | --- | --- | --- |"]
+    for day, values in enumerate(zip(*found["plays"].values(), found["gain"], strict=True), 1):
+        lines.append(f"| {day} | " + " | ".join(_said(value) for value in values) + " |")
+    return [*lines, "", f"Gain of the whole week: {_said(found['gain_of_the_week'])}."]
+
+
+def drawn(found: dict[str, Any]) -> str:
+    """The SVG of the table."""
+    series = {
+        name: [(float(day), value["value"]) for day, value in enumerate(rates, 1)]
+        for name, rates in found["plays"].items()
+    }
+    return line_plot(series, Axis("day"), Axis("plays per request"), title="A week in which tastes turn")
+
+
+def _said(value: dict[str, float]) -> str:
+    return f"{value['value']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
+
+
+def report(asked: argparse.Namespace, days: dict[str, tuple[Day, ...]], outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """The table as plain values."""
+    found = gain(days["learning"], days["frozen"])
     rates = {name: [day.rate._asdict() for day in mine] for name, mine in days.items()}
     return {
         "rows": asked.rows,
@@ -113,7 +138,8 @@ def report(
         "requests": asked.requests,
         "turn": asked.turn,
         "plays": rates,
-        "gain": [value._asdict() for value in gain(days["learning"], days["frozen"]).days],
+        "gain": [value._asdict() for value in found.days],
+        "gain_of_the_week": found.whole._asdict(),
         "nights": [{"action": one.action, "rows": one.rows} for one in outcomes],
     }
 

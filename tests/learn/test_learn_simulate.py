@@ -89,8 +89,9 @@ def test_added_tracks_please_more_than_those_they_are_like() -> None:
 
 def test_the_gain_is_paired() -> None:
     days = [Day(day=1, plays=plays, bundles=("b",)) for plays in ((3, 1, 2), (2, 0, 1))]
-    (found,) = gain([days[0]], [days[1]]).days
-    assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
+    found = gain([days[0]], [days[1]])
+    assert found.days == (found.whole,)
+    assert (found.whole.value, found.whole.low, found.whole.high) == (1.0, 1.0, 1.0)
     console = Console(record=True, width=100)
     render({"learning": [days[0]], "frozen": [days[1]]}, console)
     assert "+1.000 (+1.000 to +1.000)" in console.export_text()

@@ -43,9 +43,10 @@ class Day(Struct, frozen=True, kw_only=True):
 
 
 class Gain(NamedTuple):
-    """How many more plays a request of one service had than the same visit of another: per day, from 1."""
+    """How many more plays a request of one service had than the same visit of another: per day, and of all days."""
 
     days: tuple[Interval, ...]
+    whole: Interval
 
 
 class Answer(NamedTuple):
@@ -181,19 +182,22 @@ def _day(client: Client, world: Listeners, day: int, requests: int) -> Day:
 
 def gain(learning: Sequence[Day], frozen: Sequence[Day]) -> Gain:
     """What learning gains over a frozen copy on the same visits, with intervals over visits."""
-    pairs = zip(learning, frozen, strict=True)
-    return Gain(tuple(paired_difference(np.array(a.plays), np.array(b.plays), seed=0) for a, b in pairs))
+    pairs = [(np.array(a.plays), np.array(b.plays)) for a, b in zip(learning, frozen, strict=True)]
+    mine, theirs = (np.concatenate(plays) for plays in zip(*pairs, strict=True))
+    return Gain(tuple(paired_difference(a, b, seed=0) for a, b in pairs), paired_difference(mine, theirs, seed=0))
 
 
 def render(services: Mapping[str, Sequence[Day]], console: Console) -> None:
     """Plays per request by day, a column a service, and what the first gains over the second."""
     table = Table("day", *services, *(["gain"] if len(services) > 1 else []))
     first, *others = services.values()
-    gains = gain(first, others[0]).days if others else ()
+    found = gain(first, others[0]) if others else None
     for place, day in enumerate(first):
         cells = [_said(days[place].rate) for days in services.values()]
-        table.add_row(str(day.day), *cells, *([f"{_said(gains[place], '+')}"] if gains else []))
+        table.add_row(str(day.day), *cells, *([] if found is None else [_said(found.days[place], "+")]))
     console.print(table)
+    if found is not None:
+        console.print(f"gain over all days: {_said(found.whole, '+')}", highlight=False)
     console.print("plays per request, 95 % intervals over requests", highlight=False)
 
 
