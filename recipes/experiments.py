@@ -485,6 +485,7 @@ GOWALLA: dict[str, Any] = {
 LASTFM: dict[str, Any] = {"data": "lastfm", "source": "hetrec2011-lastfm-2k", **LISTS}
 KUAIRAND: dict[str, Any] = {"data": "kuairand", "source": "kuairand", "seeds": (0,)}
 TOWERS_OF_LINES = ("train.batch_size=1024", "train.epochs=15", "hidden=[]", "embedding_dim=64")
+EVERY_ITEM = ("train.loss=full_softmax", "train.shuffle=users", "train.batch_size=27000")
 IN_BATCH = ("train.loss=softmax", "embedding_dim=64", "train.batch_size=1024", "train.learning_rate=0.003")
 
 
@@ -499,6 +500,34 @@ def _retrieval() -> list[Experiment]:
     return [
         Experiment(name="gowalla-popularity", model="popularity", **GOWALLA),
         Experiment(name="gowalla-item_knn", model="item_knn", published=".1570/.1214 (BARS, ItemCF)", **GOWALLA),
+        Experiment(
+            name="gowalla-lightgcn",
+            model="lightgcn",
+            setting="2 layers, cosine / 0.1, softmax over all places",
+            sets=(
+                "layers=2",
+                "similarity=cosine",
+                "temperature=0.1",
+                *EVERY_ITEM,
+                "train.learning_rate=0.03",
+                "train.epochs=40",
+            ),
+            published=".1823/.1555 (LightGCN-PyTorch, 3 layers, 1000 epochs of BPR)",
+            **GOWALLA,
+        ),
+        Experiment(
+            name="gowalla-mf",
+            model="mf",
+            setting="softmax over all places",
+            sets=(
+                "embedding_dim=64",
+                "embedding_std=0.1",
+                *EVERY_ITEM,
+                "train.learning_rate=0.003",
+                "train.epochs=20",
+            ),
+            **GOWALLA,
+        ),
         Experiment(name="lastfm-popularity", model="popularity", **top_n),
         Experiment(name="lastfm-item_knn", model="item_knn", **top_n),
         Experiment(
