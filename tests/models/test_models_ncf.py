@@ -331,9 +331,14 @@ def test_a_wrapper_reads_what_its_tower_and_its_model_read(name: str, position: 
     assert not roles_only(create(name, tiny()[0], {"position": position}))
 
 
-@pytest.mark.parametrize("name", ["lr", "deepfm", "popularity"])
+@pytest.mark.parametrize("name", ["lr", "deepfm"])
 def test_other_models_read_features(name: str) -> None:
     assert not roles_only(create(name, tiny()[0]))
+
+
+@pytest.mark.parametrize("segment", [None, "user"])
+def test_popularity_reads_its_segment_alone(segment: str | None) -> None:
+    assert roles_only(create("popularity", tiny()[0], {"segment": segment})) == (segment is None)
 
 
 @pytest.mark.parametrize("name", ["mf", *NAMES])

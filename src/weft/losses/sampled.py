@@ -41,7 +41,7 @@ def refined_softmax(positive_B: Tensor, negative_BC: Tensor, weight_B: Tensor | 
         weight_B: One without it.
 
     >>> round(refined_softmax(torch.zeros(1), torch.zeros(1, 3)).item(), 4)
-    0.8240
+    0.824
     """
     margin_B = _log_sum(negative_BC) - positive_B
     missed_B = margin_B.detach().sigmoid()
