@@ -17,11 +17,11 @@ import torch
 
 from _contest import start, take_turns
 from _data import NUMBERS, encoded, raw, sizes_of, table_sizes, write_encoded
-from _plot import Line, plot
 from _records import WORK, Record, Records, run
 from prepare_speed import prepared
 from train_speed import Contest, case_of
 from weft import metrics
+from weft.study.lines import Line, plot
 
 ROWS = 1 << 18
 

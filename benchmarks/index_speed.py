@@ -27,7 +27,6 @@ import torch
 from numpy.typing import NDArray
 
 import weft
-from _plot import Line, plot
 from _records import WORK, Record, Records, run
 from _stores import MISSING, store
 from _timing import peak_memory_mib, seconds_of
@@ -36,6 +35,7 @@ from weft.data.store import Store
 from weft.recommend.index import IVFPQ, Exact, Found, Index, build, recall
 from weft.runs import SavedRun
 from weft.scoring import Scorer
+from weft.study.lines import Line, plot
 
 Vectors = NDArray[np.float32]
 

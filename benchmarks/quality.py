@@ -14,9 +14,9 @@ import statistics
 from typing import NamedTuple
 
 import weft
-from _plot import Line, plot
 from _records import WORK, Record, Records, run
 from _stores import MISSING, store
+from weft.study.lines import Line, plot
 
 ROWS_L2 = ("train.l2=0", "train.l2_rows=0.1")
 

@@ -3,7 +3,8 @@
 from typing import Any
 
 from experiments import CROSSED
-from plots import Axis, line_plot
+
+from weft.study.lines import Line, plot
 
 
 def drawn(records: list[dict[str, Any]]) -> str:
@@ -13,13 +14,10 @@ def drawn(records: list[dict[str, Any]]) -> str:
         for record in records
         if record["experiment"].startswith("depth-")
     }
-    series = {
-        model: sorted((float(depth), auc) for (name, depth), auc in found.items() if name == model) for model in CROSSED
-    }
-    series = {model: line for model, line in series.items() if line}
-    return line_plot(
-        series or {"not run yet": [(1.0, 0.5)]},
-        Axis("cross layers"),
-        Axis("test AUC"),
-        title="Cross layers beside 400-400-400, MovieLens-1M, one seed",
-    )
+    lines = []
+    for model in CROSSED:
+        depths = sorted(depth for name, depth in found if name == model)
+        if depths:
+            lines.append(Line(model, depths, [found[model, depth] for depth in depths]))
+    title = "Cross layers beside 400-400-400, MovieLens-1M, one seed"
+    return plot(title, "cross layers", "test AUC", lines or [Line("not run yet", [1], [0.5])], log=False)

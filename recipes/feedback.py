@@ -16,7 +16,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from plots import Axis, line_plot
 from rich.console import Console
 
 import weft
@@ -29,6 +28,7 @@ from weft.learn.simulate import Client, Day, gain, render, simulate
 from weft.recommend.pipeline import Explore, Pipeline, Rank, Source
 from weft.serve.settings import Limits, Settings
 from weft.serve.store import EventStore
+from weft.study.lines import Line, plot
 
 WINDOW = 0.5  # seconds: the world's days pass in minutes of the service's clock
 MODELS: dict[str, tuple[str, ...]] = {
@@ -117,11 +117,11 @@ def page(found: dict[str, Any]) -> list[str]:
 
 def drawn(found: dict[str, Any]) -> str:
     """The SVG of the table."""
-    series = {
-        name: [(float(day), value["value"]) for day, value in enumerate(rates, 1)]
+    lines = [
+        Line(name, range(1, 1 + len(rates)), [value["value"] for value in rates])
         for name, rates in found["plays"].items()
-    }
-    return line_plot(series, Axis("day"), Axis("plays per request"), title="A week in which tastes turn")
+    ]
+    return plot("A week in which tastes turn", "day", "plays per request", lines, log=False)
 
 
 def _said(value: dict[str, float]) -> str:

@@ -1,4 +1,4 @@
-"""What the benchmarks rest on: floors, records, caps, plots, and that trainers of a case have the same architecture."""
+"""What the benchmarks rest on: floors, records, caps, and that trainers of a case have the same architecture."""
 
 import importlib
 import json
@@ -10,7 +10,6 @@ from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -156,18 +155,6 @@ def test_the_exponent_of_a_power_law() -> None:
     growth, x = tool("growth"), [10, 100, 1000]
     assert growth.exponent(x, [3 * n**1.5 for n in x]) == pytest.approx(1.5)
     assert growth.slopes(x, [1, 10, 1000]) == pytest.approx([1, 2])
-
-
-def test_a_plot_places_powers_of_ten_evenly() -> None:
-    plot = tool("_plot")
-    text = plot.plot("a < b", "rows", "s", [plot.Line("one", [1, 10, 100], [1, 100, 10_000])])
-    root = ElementTree.fromstring(text)
-    (line,) = (part for part in root.iter() if part.tag.endswith("polyline"))
-    points = np.array([[float(number) for number in pair.split(",")] for pair in line.attrib["points"].split()])
-    steps = np.diff(points, axis=0)
-    assert steps[0] == pytest.approx(steps[1], abs=0.11)
-    assert steps[0, 0] > 0 > steps[0, 1]
-    assert any(part.text == "a < b" for part in root.iter())
 
 
 def test_the_page_is_written_from_records(tmp_path: Path) -> None:
