@@ -5,7 +5,7 @@ import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -24,6 +24,17 @@ def seconds_of(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
+
+
+def seconds_in_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Wall times [rounds] of each call; they take turns, so that a busy moment meets all, after a round of warming."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(rounds + 1):
+        for name, call in calls.items():
+            taken = seconds_of(call)
+            if number:
+                seconds[name].append(taken)
+    return seconds
 
 
 def peak_memory_mib() -> float:

@@ -30,7 +30,7 @@ from sklearn.metrics import roc_auc_score
 from _contest import CannotRun, Trainer, environment
 from _records import WORK, Record, Records, run
 from _stores import MISSING, store
-from _timing import peak_memory_mib, seconds_of
+from _timing import peak_memory_mib, seconds_in_turns, seconds_of
 from weft import metrics
 from weft.batch import FIRST_ID
 from weft.data.store import Store
@@ -266,12 +266,7 @@ def ranker(rounds: int, users: int) -> Record:
         "weft": lambda: found.update(weft=ours(model, data, rows)),
         "loop": lambda: found.update(loop=plain_loop(model, data, rows, held, len(held.user), scores)),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(rounds + 1):
-        for name, call in calls.items():
-            taken = seconds_of(call)
-            if number:
-                seconds[name].append(taken)
+    seconds = seconds_in_turns(calls, rounds)
     return {
         "users": len(held.user),
         "items": len(data.items) - FIRST_ID,

@@ -25,7 +25,7 @@ import torch
 from _contest import Trainer
 from _data import NUMBERS, TEXTS, encoded
 from _records import Record, Records, run
-from _timing import seconds_of
+from _timing import seconds_in_turns
 from train_speed import Contest, case_of
 from weft.data.load import Loader
 from weft.transforms.rows import Rows
@@ -42,12 +42,7 @@ def alone(rows: int, rounds: int) -> Record:
         table = Rows.load(folder, mmap=mmap)
         for order in ("none", "block", "global"):
             calls[f"{order}-{place}"] = _epoch(Loader(table, BATCH, shuffle=order))  # type: ignore[arg-type]
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(rounds + 1):
-        for name, call in calls.items():
-            taken = seconds_of(call)
-            if number:
-                seconds[name].append(taken)
+    seconds = seconds_in_turns(calls, rounds)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     return {
         "rows": rows,

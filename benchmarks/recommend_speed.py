@@ -107,7 +107,7 @@ def request(path: Path, rounds: int) -> Record:
     recommender = Recommender.load(path)
     recommender.warm()
     names = [recommender.users.name_of(id) for id in range(2, 2 + rounds)]
-    scan, forward = _floor(recommender)
+    scan, forward = exact_scan(recommender), plain_forward(recommender)
     for _ in range(5):
         scan(), forward()
     whole, floors, stages = [], [], {}
@@ -133,23 +133,19 @@ def request(path: Path, rounds: int) -> Record:
     }
 
 
-def _floor(recommender: Recommender) -> Callable[[], None]:
-    """The scan of all item vectors for the 500 best, and a plain forward of the ranker on 500 rows that lie ready."""
-    members = recommender.bundle.members
-    vectors = torch.from_numpy(members["retriever"].scorer.item_vectors().copy())
-    query, model = vectors[2].clone(), members["ranker"].model
+def exact_scan(recommender: Recommender) -> Callable[[], object]:
+    """The product of a user's vector with all item vectors, and its 500 best."""
+    vectors = torch.from_numpy(recommender.bundle.members["retriever"].scorer.item_vectors().copy())
+    query = vectors[2].clone()
+    return lambda: (vectors @ query).topk(QUOTA)
+
+
+def plain_forward(recommender: Recommender) -> Callable[[], object]:
+    """A forward of the ranker on 500 rows that lie ready."""
+    model = recommender.bundle.members["ranker"].model
     name = recommender.users.name_of(2)
     batch = recommender.features(name, [recommender.items.name_of(id) for id in range(2, 2 + QUOTA)]).batch()
-
-    def scan() -> None:
-        with torch.inference_mode():
-            (vectors @ query).topk(QUOTA)
-
-    def forward() -> None:
-        with torch.inference_mode():
-            model(batch)
-
-    return scan, forward
+    return torch.inference_mode()(lambda: model(batch))
 
 
 def many(path: Path, users: int) -> Record:

@@ -24,11 +24,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import torch
 
 from _records import Record, Records, run
 from _timing import seconds_of
-from recommend_speed import QUOTA, K, made, weft_auto
+from recommend_speed import QUOTA, K, exact_scan, made, plain_forward, weft_auto
 from weft.recommend.index import Exact
 from weft.recommend.recommender import Recommender
 
@@ -115,27 +114,22 @@ def load(port: int, clients: int, users: list[str | int], seconds: float) -> Rec
 
 
 def floor(recommender: Recommender, index: str) -> Callable[[], None]:
-    """The scan for 500 candidates and a plain forward of the ranker on 500 rows that lie ready."""
-    members = recommender.bundle.members
-    source, model = members["retriever"], members["ranker"].model
-    vectors = torch.from_numpy(source.scorer.item_vectors().copy())
-    query = vectors[2].clone()
-    user = recommender.users.name_of(2)
-    batch = recommender.features(user, [recommender.items.name_of(id) for id in range(2, 2 + QUOTA)]).batch()
-
-    def scan() -> None:
-        if index == "exact":
-            (vectors @ query).topk(QUOTA)
-        else:
-            assert source.index is not None
-            source.index.search(query[None].numpy(), QUOTA)
+    """The scan for 500 candidates, or faiss' own search, and a plain forward of the ranker."""
+    scan = exact_scan(recommender) if index == "exact" else _search(recommender)
+    forward = plain_forward(recommender)
 
     def both() -> None:
-        with torch.inference_mode():
-            scan()
-            model(batch)
+        scan()
+        forward()
 
     return both
+
+
+def _search(recommender: Recommender) -> Callable[[], object]:
+    source = recommender.bundle.members["retriever"]
+    query, index = source.scorer.item_vectors()[2:3].copy(), source.index
+    assert index is not None
+    return lambda: index.search(query, QUOTA)
 
 
 def case(path: Path, index: str, clients: int, seconds: float) -> Record:

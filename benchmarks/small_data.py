@@ -25,7 +25,7 @@ import weft
 from _contest import CannotRun, Trainer, environment, ratio, start
 from _records import WORK, Record, Records, run
 from _stores import MISSING, store
-from _timing import seconds_of
+from _timing import seconds_in_turns
 from weft.data.store import Store
 
 SETS = ("num_cross=4", "train.l2=0.05", "dropout=0.4")
@@ -131,12 +131,7 @@ def fixed_costs(rounds: int) -> Record:
     }
     if (data := store("frappe", "frappe")) is not None:
         commands["first batch"] = [sys.executable, "-c", _first_batch(data.path)]
-    seconds: dict[str, list[float]] = {name: [] for name in commands}
-    for number in range(rounds + 1):
-        for name, command in commands.items():
-            taken = seconds_of(lambda c=command: _run(c))
-            if number:
-                seconds[name].append(taken)
+    seconds = seconds_in_turns({name: lambda c=command: _run(c) for name, command in commands.items()}, rounds)
     return {
         "median": {name: statistics.median(values) for name, values in seconds.items()},
         "left_out": {} if data is not None else {"first batch": MISSING},

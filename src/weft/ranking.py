@@ -46,10 +46,6 @@ class Held(NamedTuple):
     offsets: Ints
     items: Ints
 
-    def relevant(self, place: int) -> Ints:
-        """The relevant items of one of the users."""
-        return self.items[self.offsets[place] : self.offsets[place + 1]]
-
     def pairs(self, start: int, stop: int) -> tuple[Ints, Ints]:
         """Some of the users, counted from the first of these, and the relevant items of each."""
         offsets = self.offsets[start : stop + 1]
@@ -146,15 +142,22 @@ def full_ranking(
         scores = scorer.catalogue(users, users.time)
         hide(scores, users, catalogue, schema, protocol, split)
         lists = shown(scores, max(protocol.k), order)
-        parts.append(_found(lists, scores, *held.pairs(start, start + len(users)), catalogue.counts))
+        user, item = held.pairs(start, start + len(users))
+        findable = (item < FIRST_ID) | np.isfinite(scores[user, item])
+        parts.append(found(lists, user[findable], item[findable], catalogue.counts))
     return Ranked(*map(np.concatenate, zip(*parts, strict=True)))
 
 
-def _found(lists: Ints, scores: Floats, user: Ints, item: Ints, counts: Ints) -> Ranked:
-    """What lists [U, K] hold of the relevant pairs of a user's place and an item; what is hidden counts nowhere."""
-    findable = (item < FIRST_ID) | np.isfinite(scores[user, item])
-    user, item = user[findable], item[findable]
-    users, items = scores.shape
+def found(lists: Ints, user: Ints, item: Ints, counts: Ints) -> Ranked:
+    """What lists [U, K], padded by -1, hold of the pairs of a user's place and a relevant item that could be found.
+
+    Args:
+        lists: Item ids, best first.
+        user: [P] place of the user among the lists.
+        item: [P] relevant item.
+        counts: [I] train rows of each item.
+    """
+    users, items = len(lists), len(counts)
     known = item >= FIRST_ID
     hits = np.isin(lists + items * np.arange(users)[:, None], item[known] + items * user[known]) & (lists >= 0)
     return Ranked(

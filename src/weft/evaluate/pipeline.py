@@ -13,8 +13,8 @@ from weft.errors import StaleModel
 from weft.evaluate.funnel import Latency, Way, funnel, joined, way
 from weft.evaluate.ranking import by_novelty, coverage, left_out, mean_of_users, progress
 from weft.evaluate.report import Report
-from weft.ranking import Held, Ranked, list_values, something_held_out
-from weft.recommend.recommender import Judged, Recommender
+from weft.ranking import Held, Ranked, found, list_values, something_held_out
+from weft.recommend.recommender import Recommender
 from weft.recommend.values import feature_names, values_of
 from weft.schema import UNITS_PER_SECOND, Categorical, MultiHot, Protocol
 from weft.transforms.rows import Rows
@@ -54,7 +54,7 @@ def judge_bundle(
     held = something_held_out(rows, protocol, split)
     ranked, where, stages = _walked(recommender, rows, held, protocol, split, seed)
     times, whole, degraded = _timed(recommender, held.user, max(protocol.k), seed)
-    found = funnel([s.name for s in stages], [s.kind for s in stages], where, max(protocol.k), times, whole)
+    stage_table = funnel([s.name for s in stages], [s.kind for s in stages], where, max(protocol.k), times, whole)
     counts = recommender.catalogue.counts
     values = list_values(ranked, counts, protocol) | by_novelty(ranked, counts, protocol)
     values |= _diversity(recommender, ranked.lists, protocol)
@@ -69,7 +69,7 @@ def judge_bundle(
         parameters=sum(parameter.numel() for member in members for parameter in member.model.parameters()),
         seconds=time.perf_counter() - start,
         notes=left_out(rows, protocol) + _skips(stages) + degraded,
-        funnel=found,
+        funnel=stage_table,
     )
 
 
@@ -88,37 +88,27 @@ def _walked(
     for start in progress(range(0, len(held.user), USERS_AT_ONCE)):
         users = rows.take(held.first[start : start + USERS_AT_ONCE])
         judged = recommender.walk(users, max(protocol.k), before=split, seed=seed + start)
-        wanted = [
-            _findable(recommender, held.relevant(start + place), users, place, protocol, split)
-            for place in range(len(users))
-        ]
-        ranked.append(_ranked(judged, wanted, recommender.catalogue.counts))
-        user = np.repeat(np.arange(len(wanted)), [len(mine) for mine in wanted])
-        lists = [stage.ids for stage in judged.stages]
-        ways.append(way(lists, user, np.concatenate(wanted), judged.hidden, judged.available))
+        user, item = held.pairs(start, start + len(users))
+        hidden = _hidden(recommender, users, user, item, protocol, split)
+        user, item = user[~hidden], item[~hidden]
+        lists = np.where(judged.ids == PADDING, -1, judged.ids)
+        ranked.append(found(lists, user, item, recommender.catalogue.counts))
+        ways.append(way([stage.ids for stage in judged.stages], user, item, judged.hidden, judged.available))
         now = [_Stage(stage.name, stage.kind, stage.skipped) for stage in judged.stages]
         stages = [before if before.skipped else after for before, after in zip(stages or now, now, strict=True)]
     together = Ranked(*(np.concatenate(parts) for parts in zip(*ranked, strict=True)))
     return together, joined(ways), stages
 
 
-def _findable(recommender: Recommender, wanted: Ints, users: Rows, place: int, protocol: Protocol, split: str) -> Ints:
-    """The relevant items without those that the protocol hides, as everywhere in full rankings."""
+def _hidden(
+    recommender: Recommender, users: Rows, user: Ints, item: Ints, protocol: Protocol, split: str
+) -> NDArray[np.bool_]:
+    """Which pairs of a user's place and a relevant item the protocol hides, as everywhere in full rankings."""
     assert users.user is not None
-    moment = None if users.time is None else int(users.time[place])
     unit = UNITS_PER_SECOND[recommender.schema.roles.time_unit]
-    hidden = recommender.catalogue.seen.hidden(int(users.user[place]), protocol, before=split, time=moment, unit=unit)
-    return wanted[(wanted < FIRST_ID) | ~np.isin(wanted, hidden)]
-
-
-def _ranked(judged: Judged, wanted: list[Ints], counts: Ints) -> Ranked:
-    lists = np.where(judged.ids == PADDING, -1, judged.ids)
-    return Ranked(
-        lists=lists,
-        hits=np.stack([np.isin(mine, items[items >= FIRST_ID]) for mine, items in zip(lists, wanted, strict=True)]),
-        relevant=np.array([len(items) for items in wanted]),
-        new=np.array([(counts[items] == 0).sum() for items in wanted]),
-    )
+    seen, items = recommender.catalogue.seen, len(recommender.catalogue.counts)
+    place, had = seen.hidden_from(users.user, protocol, before=split, times=users.time, unit=unit)
+    return np.isin(user * items + item, place * items + had) & (item >= FIRST_ID)
 
 
 def _diversity(recommender: Recommender, lists: Ints, protocol: Protocol) -> dict[str, Floats]:
