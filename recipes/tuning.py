@@ -86,7 +86,6 @@ class Tuning:
 FRAPPE = Tuning(
     store="frappe-default",
     width=64,
-    models=("dcn_v2",),
     trials=3,
     best_published=".9868 (best of any model, Wukong paper); .9863 (QNN + DCN-V2)",
 )
