@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -19,7 +20,7 @@ from safetensors.torch import load_file
 
 from weft import cli
 from weft.errors import ConfigError
-from weft.learn.gate import Bounds
+from weft.learn.gate import Bounds, Verdict, judge
 from weft.learn.growth import Policy
 from weft.learn.loop import Learning, Outcome, learn, learn_every, learnt, seconds_of
 from weft.recommend.bundle import Bundle
@@ -45,6 +46,25 @@ def test_a_step_learns_what_has_changed_and_publishes_it(place: Path, log: Event
     newest = log.audits()[0]
     assert (newest.action, newest.actor) == ("activate", "learn")
     assert "NE gain" in newest.reason
+
+
+def test_a_step_gives_way_to_a_bundle_that_came_into_service_meanwhile(
+    place: Path, log: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = place / "others"
+
+    def meanwhile(*given: Any) -> Verdict:
+        log.activate(str(others), "B", actor="somebody", reason="by hand").result()
+        return judge(*given)
+
+    monkeypatch.setattr("weft.learn.loop.judge", meanwhile)
+    done = learn(place / "first", log, QUICK)
+    assert (done.action, done.bundle) == ("refuse", None)
+    assert "another bundle was put into service" in done.reason
+    there = log.current()
+    assert there is not None
+    assert there.path == str(others)
+    assert [path.name for path in place.iterdir() if path.name[0] != "."] == ["first"], "nothing stays of what it made"
 
 
 def test_steps_follow_each_other_without_a_gap_and_without_a_row_twice(place: Path, log: EventStore) -> None:

@@ -1,5 +1,8 @@
 """Time budgets: late calls are left behind, and a stage that hangs is not asked again."""
 
+import gc
+import subprocess
+import sys
 import threading
 import time
 
@@ -56,3 +59,40 @@ def test_threads_are_used_again_and_calls_run_side_by_side() -> None:
     for thread in threads:
         thread.join(10)
         assert not thread.is_alive()
+
+
+def test_threads_end_with_what_they_work_for() -> None:
+    budget = Budget(10_000, Workers())
+    thread = budget.call(threading.current_thread)
+    assert thread.is_alive()
+    del budget
+    gc.collect()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+ENDING = """
+import atexit, threading, time
+
+@atexit.register  # runs last
+def said():
+    print([thread.name for thread in threading.enumerate() if thread.name == "weft-stage"])
+
+from weft.recommend.budget import Budget, Late, Workers
+
+budget = Budget(50, Workers())
+budget.call(lambda: None)
+try:
+    budget.call(lambda: time.sleep({seconds}))
+except Late:
+    pass
+"""
+
+
+@pytest.mark.parametrize(("seconds", "left"), [(0, "[]"), (0.3, "[]"), (1_000, "['weft-stage']")])
+def test_a_program_ends_without_threads_but_for_one_that_hangs(seconds: float, left: str) -> None:
+    start = time.monotonic()
+    command = [sys.executable, "-c", ENDING.format(seconds=seconds)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stdout.strip(), done.stderr) == (left, "")
+    assert time.monotonic() - start < 60

@@ -175,6 +175,15 @@ def test_the_pointer_moves_and_goes_back(store: EventStore) -> None:
     assert [action for action, *_ in told] == ["refuse", "rollback", "rollback", *["activate"] * 3]
 
 
+def test_the_pointer_is_replaced_only_where_it_was(store: EventStore) -> None:
+    before = done(store.activate("/a", "A", actor="me", reason="first"))
+    after = done(store.replace(before, "/b", "B", actor="me", reason="better"))
+    assert (after.bundle, after.parent) == ("B", before.seq)
+    assert done(store.replace(before, "/c", "C", actor="me", reason="late")) is None
+    assert store.current() == after
+    assert [entry.bundle for entry in store.audits()] == ["B", "A"]
+
+
 def test_workers_and_offsets(store: EventStore) -> None:
     started = now()
     done(store.report("w1", 1))

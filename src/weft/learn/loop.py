@@ -258,12 +258,11 @@ def _step(
     if not verdict.passed:
         return _refused(done, store, str(verdict))
     reason = f"{_told(found, more, len(train))}; {verdict}"
-    there = store.current()
-    if there is None or there.seq != serving.seq:
-        return _refused(done, store, "another bundle was put into service in the meantime")
     (work / "candidate").rename(target)
     artifacts.sync_folder(target.parent)
-    store.activate(str(target), candidate.id, actor=ACTOR, reason=reason).result()
+    if store.replace(serving, str(target), candidate.id, actor=ACTOR, reason=reason).result() is None:
+        shutil.rmtree(target, ignore_errors=True)
+        return _refused(done, store, "another bundle was put into service in the meantime")
     _prune(target, state.name, settings.keep, {str(target), serving.path})
     return replace(done, action="publish", reason=reason, bundle=str(target))
 

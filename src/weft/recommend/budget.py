@@ -4,14 +4,18 @@ A late call goes on in its own thread until it ends; its result is dropped. A st
 again before one has ended, so that a source that hangs costs a few threads and no request's time.
 """
 
+import atexit
 import threading
+import time
+import weakref
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Generic, TypeVar, final
 
 T = TypeVar("T")
 
 MOST_LATE = 4
+PATIENCE = 1.0  # seconds that late calls have when the program ends
 
 
 class Late(Exception):
@@ -20,35 +24,65 @@ class Late(Exception):
 
 @final
 class Workers:
-    """Threads that are kept for the next call; as many as there are calls at once. They do not hold up the exit."""
+    """Threads that are kept for the next call; as many as there are calls at once.
+
+    They end with this object, and at the latest with the program; a call that hangs then is left behind.
+    """
 
     def __init__(self) -> None:
-        self._tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._crew = _Crew()
+        CREWS.add(self._crew)
+        weakref.finalize(self, self._crew.dismiss).atexit = False
+
+    def submit(self, task: Callable[[], None]) -> None:
+        """Have a task done in some thread."""
+        self._crew.submit(task)
+
+
+class _Crew:
+    """The threads of `Workers`; they hold this alone, so that it outlives what asks it."""
+
+    def __init__(self) -> None:
+        self.threads: set[threading.Thread] = set()
+        self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._idle = 0
         self._lock = threading.Lock()
 
     def submit(self, task: Callable[[], None]) -> None:
-        """Have a task done in some thread."""
         with self._lock:
             new = self._idle == 0
             self._idle -= not new
         self._tasks.put(task)
         if new:
-            threading.Thread(target=self._work, daemon=True, name="weft-stage").start()
+            thread = threading.Thread(target=self._work, daemon=True, name="weft-stage")
+            self.threads.add(thread)
+            thread.start()
+
+    def dismiss(self) -> None:
+        """Let each thread end behind its task."""
+        for _ in range(len(self.threads)):
+            self._tasks.put(None)
 
     def _work(self) -> None:
-        while True:
-            try:
-                task = self._tasks.get(timeout=60.0)
-            except Empty:
-                with self._lock:
-                    if self._idle == 0:
-                        continue
-                    self._idle -= 1
-                    return
+        while (task := self._tasks.get()) is not None:
             task()
+            del task
             with self._lock:
                 self._idle += 1
+
+
+CREWS: "weakref.WeakSet[_Crew]" = weakref.WeakSet()
+
+
+@atexit.register
+def _dismiss() -> None:
+    """End the threads before the interpreter ends: one that wakes up during that may crash in a library's clean-up."""
+    until = time.monotonic() + PATIENCE
+    threads = [thread for crew in list(CREWS) for thread in list(crew.threads)]
+    for crew in list(CREWS):
+        crew.dismiss()
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
 
 
 @final

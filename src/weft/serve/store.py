@@ -234,6 +234,16 @@ class EventStore:
         """Move the pointer to a bundle, with an entry in the audit."""
         return self.submit(lambda connection: _activate(connection, path, bundle, actor, reason))
 
+    def replace(
+        self, before: Generation, path: str, bundle: str, *, actor: str, reason: str
+    ) -> "Future[Generation | None]":
+        """`activate`, unless another bundle than the one of `before` serves by then: None, and nothing has moved."""
+        return self.submit(
+            lambda connection: (
+                _activate(connection, path, bundle, actor, reason) if _newest(connection) == before.seq else None
+            )
+        )
+
     def rollback(self, *, actor: str, reason: str) -> "Future[Generation | None]":
         """Move the pointer to the bundle that was in service before; None when there was none."""
         return self.submit(lambda connection: _rollback(connection, actor, reason))
@@ -476,8 +486,12 @@ def _translated() -> Iterator[None]:
 
 
 def _activate(connection: Connection, path: str, bundle: str, actor: str, reason: str) -> Generation:
-    last = connection.execute(select(func.max(GENERATIONS.c.seq))).scalar()
-    return _moved(connection, path, bundle, last, "activate", actor, reason)
+    return _moved(connection, path, bundle, _newest(connection), "activate", actor, reason)
+
+
+def _newest(connection: Connection) -> int | None:
+    """The `seq` of the generation that serves."""
+    return connection.execute(select(func.max(GENERATIONS.c.seq))).scalar()
 
 
 def _rollback(connection: Connection, actor: str, reason: str) -> Generation | None:
