@@ -10,8 +10,9 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 demo: .venv/.demo-stamp
 	$(BIN)/weft demo
 
+# Files of tests side by side, one core each.
 test: .venv/.dev-stamp
-	$(BIN)/pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow"
 
 # pytest ends with 5 when no test is marked slow: that is no failure, and it is said.
 slow: .venv/.dev-stamp

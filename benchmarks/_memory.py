@@ -33,7 +33,7 @@ def watched(command: Sequence[str], environment: dict[str, str], cap_mib: float 
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
-        watch = _Watch(process, cap_mib)
+        watch = Watch(process, cap_mib)
         watch.start()
         output, errors = process.communicate()
         watch.join()
@@ -42,8 +42,10 @@ def watched(command: Sequence[str], environment: dict[str, str], cap_mib: float 
     return Watched(output, watch.own, watch.resident, watch.capped)
 
 
-class _Watch(threading.Thread):
-    def __init__(self, process: "subprocess.Popen[str]", cap: float | None) -> None:
+class Watch(threading.Thread):
+    """Looks at the memory of a process until that ends; `own` and `resident` are the most that it held, MiB."""
+
+    def __init__(self, process: "subprocess.Popen[str]", cap: float | None = None) -> None:
         super().__init__(daemon=True)
         self._process, self._cap = process, cap
         self.own, self.resident, self.capped = 0.0, 0.0, False

@@ -41,6 +41,7 @@ SECTIONS = (
     Section("gpu", "On a GPU"),
     Section("rank_one_user", "Ranking many candidates for one user"),
     Section("recommend_speed", "Recommending from a bundle"),
+    Section("serve_load", "Serving over HTTP"),
     Section("index_speed", "Finding the nearest items"),
     Section("propagation_speed", "Propagation over a graph"),
 )

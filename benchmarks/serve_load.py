@@ -7,6 +7,10 @@ serve` runs as a process of its own with its defaults; a client is a connection 
 answer. The floor is taken in the same run, before and after each load: the product of a user's vector with all item
 vectors (or faiss' own search) and its 500 best, and a plain fp32 forward of dcn_v2 on 500 rows that lie ready, in
 process. Targets: p50 within 2.5 floors at one client, p99 under 4 x p50 at four.
+
+Overload: so many clients that most are refused (503) and ask again at once; how much memory the service takes beside
+what it had at rest, and how long a single request takes to be answered as fast as before when the flood ends. Swaps:
+two bundles put into service in turn under 8 clients.
 """
 
 import http.client
@@ -18,13 +22,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import numpy as np
 
+from _memory import Watch, memory_mib
 from _records import Record, Records, run
 from _timing import seconds_of
 from recommend_speed import QUOTA, K, exact_scan, made, plain_forward, weft_auto
@@ -35,8 +41,15 @@ CLIENTS = (1, 4, 16)
 TRACED = 5  # one request of so many asks for its stages
 
 
+class Running(NamedTuple):
+    """A service under way."""
+
+    port: int
+    process: "subprocess.Popen[str]"
+
+
 @contextmanager
-def service(bundle: Path) -> Iterator[int]:
+def service(bundle: Path) -> Iterator["Running"]:
     """`weft serve` as a process on a free port, with an empty log."""
     with TemporaryDirectory() as folder:
         command = [str(Path(sys.executable).with_name("weft")), "serve", str(bundle)]
@@ -48,7 +61,7 @@ def service(bundle: Path) -> Iterator[int]:
         drain.start()
         try:
             _wait(port)
-            yield port
+            yield Running(port, process)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(30)
@@ -72,7 +85,7 @@ def load(port: int, clients: int, users: list[str | int], seconds: float) -> Rec
     """Closed-loop clients for some seconds."""
     taken: list[list[float]] = [[] for _ in range(clients)]
     traces: list[list[dict[str, float]]] = [[] for _ in range(clients)]
-    errors: list[int] = []
+    refused: list[int] = []
     until = time.perf_counter() + seconds
 
     def client(place: int) -> None:
@@ -87,10 +100,11 @@ def load(port: int, clients: int, users: list[str | int], seconds: float) -> Rec
             connection.request("POST", "/v1/recommend", data, {"Content-Type": "application/json"})
             answer = connection.getresponse()
             said = answer.read()
-            taken[place].append(time.perf_counter() - start)
             if answer.status != 200:
-                errors.append(answer.status)
-            elif trace:
+                refused.append(answer.status)
+                continue
+            taken[place].append(time.perf_counter() - start)
+            if trace:
                 traces[place].append({s["name"]: s["milliseconds"] for s in json.loads(said)["trace"]})
 
     threads = [threading.Thread(target=client, args=(place,)) for place in range(clients)]
@@ -104,7 +118,7 @@ def load(port: int, clients: int, users: list[str | int], seconds: float) -> Rec
     return {
         "clients": clients,
         "requests": len(whole),
-        "errors": len(errors),
+        "refused": {str(status): refused.count(status) for status in sorted(set(refused))},
         "requests_per_second": len(whole) / (time.perf_counter() - started),
         **{f"p{q}_milliseconds": 1000 * float(np.quantile(whole, q / 100)) for q in (50, 95, 99)},
         "stages_milliseconds": {
@@ -136,13 +150,13 @@ def case(path: Path, index: str, clients: int, seconds: float) -> Record:
     """One number of clients, with the floor before and after it."""
     recommender = Recommender.load(path)
     once = floor(recommender, index)
-    users = [recommender.users.name_of(id) for id in range(2, min(len(recommender.users), 5_000))]
+    users = users_of(recommender)
     for _ in range(5):
         once()
     floors = [seconds_of(once) for _ in range(20)]
-    with service(path) as port:
-        load(port, clients, users, min(seconds, 3.0))  # until all is warm
-        record = load(port, clients, users, seconds)
+    with service(path) as running:
+        load(running.port, clients, users, min(seconds, 3.0))  # until all is warm
+        record = load(running.port, clients, users, seconds)
     floors += [seconds_of(once) for _ in range(20)]
     milliseconds = 1000 * statistics.median(floors)
     stages = record["stages_milliseconds"]
@@ -157,6 +171,83 @@ def case(path: Path, index: str, clients: int, seconds: float) -> Record:
     }
 
 
+def users_of(recommender: Recommender) -> list[str | int]:
+    """Those who ask."""
+    return [recommender.users.name_of(id) for id in range(2, min(len(recommender.users), 5_000))]
+
+
+def overload(path: Path, clients: int, seconds: float) -> Record:
+    """A flood, and how the service is before it, in it and after it."""
+    users = users_of(Recommender.load(path))
+    with service(path) as running:
+        watch = Watch(running.process)
+        load(running.port, 2, users, min(seconds, 3.0))
+        rest = load(running.port, 1, users, min(seconds, 3.0))["p50_milliseconds"]
+        full = load(running.port, 4, users, min(seconds, 3.0))["requests_per_second"]
+        before = memory_mib(running.process.pid)[0]
+        watch.start()
+        flood = load(running.port, clients, users, seconds)
+        ended = time.perf_counter()
+        while load(running.port, 1, users, 0.02)["p50_milliseconds"] > 2 * rest:
+            pass
+        recovery = time.perf_counter() - ended
+        after = memory_mib(running.process.pid)[0]
+    watch.join()
+    asked = (flood["requests"] + sum(flood["refused"].values())) / seconds
+    return {
+        **{name: flood[name] for name in ("clients", "requests", "refused", "requests_per_second")},
+        **{f"p{q}_milliseconds": flood[f"p{q}_milliseconds"] for q in (50, 99)},
+        "times_what_it_can": asked / full,
+        "rest_milliseconds": rest,
+        "own_mib": {"before": before, "most": watch.own, "after": after},
+        "recovery_seconds": recovery,
+    }
+
+
+def swaps(paths: Sequence[Path], clients: int, count: int) -> Record:
+    """Bundles of one folder put into service in turn while clients ask."""
+    users = users_of(Recommender.load(paths[0]))
+    taken: list[float] = []
+    with service(paths[0]) as running:
+        load(running.port, 2, users, 2.0)
+        watch = Watch(running.process)
+        watch.start()
+        until = threading.Event()
+
+        def swap() -> None:
+            for number in range(count):
+                taken.append(seconds_of(lambda n=number: _activate(running.port, paths[(n + 1) % len(paths)].name)))
+            until.set()
+
+        swapping = threading.Thread(target=swap)
+        swapping.start()
+        parts = []
+        while not until.is_set():
+            parts.append(load(running.port, clients, users, 2.0))
+        swapping.join()
+        after = memory_mib(running.process.pid)[0]
+    watch.join()
+    return {
+        "clients": clients,
+        "swaps": count,
+        "swap_seconds": statistics.median(taken),
+        "requests": sum(part["requests"] for part in parts),
+        "refused": sum(sum(part["refused"].values()) for part in parts),
+        "p50_milliseconds": statistics.median(part["p50_milliseconds"] for part in parts),
+        "p99_milliseconds": max(part["p99_milliseconds"] for part in parts),
+        "own_mib": {"most": watch.own, "after": after},
+    }
+
+
+def _activate(port: int, name: str) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    body = json.dumps({"bundle": name, "reason": "a measurement"}).encode()
+    connection.request("POST", "/v1/bundles/activate", body, {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    if answer.status != 200:
+        raise RuntimeError(f"{answer.status}: {answer.read().decode()}")
+
+
 def measure(records: Records, quick: bool) -> None:
     """All cases that have no record yet."""
     items, seconds = (2_000, 2.0) if quick else (100_000, 20.0)
@@ -165,20 +256,50 @@ def measure(records: Records, quick: bool) -> None:
         for clients in CLIENTS:
             records.measured(f"{name}-{clients}", lambda p=path, n=name, c=clients: case(p, n, c, seconds))
         shutil.rmtree(path)
+    paths = [made(items, Exact(), f"serve-{name}") for name in ("one", "two")]
+    flood, count = (100, 2) if quick else (200, 20)
+    records.measured("overload", lambda: overload(paths[0], flood, seconds / 2))
+    records.measured("swaps", lambda: swaps(paths, 8, count))
+    for path in paths:
+        shutil.rmtree(path)
 
 
 def page(found: dict[str, Record]) -> list[str]:
     """The section of docs/benchmarks.md."""
     heads = ("index", "clients", "requests/s", "p50, ms", "p95, ms", "p99, ms", "floor, ms", "p50 / floor", "stages")
     lines = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
-    for r in found.values():
+    for r in (record for record in found.values() if "stage_shares" in record):
         shares = ", ".join(f"{name} {share:.0%}" for name, share in r["stage_shares"].items())
         times = " | ".join(f"{r[f'p{q}_milliseconds']:.1f}" for q in (50, 95, 99))
         lines.append(
             f"| {r['index']} | {r['clients']} | {r['requests_per_second']:.0f} | {times} | "
             f"{r['floor_milliseconds']:.1f} | {r['p50_over_floor']:.2f} | {shares} |"
         )
+    if (r := found.get("overload")) is not None:
+        lines.append(
+            f"\nA flood of {r['clients']} clients asks {r['times_what_it_can']:.0f} times what the service can do: "
+            f"{r['requests']:,} answers (p50 {r['p50_milliseconds']:.0f} ms, p99 {r['p99_milliseconds']:.0f} ms), "
+            f"{sum(r['refused'].values()):,} refused ({', '.join(r['refused'])}); "
+            f"{r['own_mib']['before']:.0f} MiB before it, {r['own_mib']['most']:.0f} at most, "
+            f"{r['own_mib']['after']:.0f} after it; as fast as before {r['recovery_seconds']:.2f} s after its end."
+        )
+    if (r := found.get("swaps")) is not None:
+        lines.append(
+            f"\n{r['swaps']} swaps of bundles under {r['clients']} clients: {r['requests']:,} answers, "
+            f"{r['refused']} refused, p50 {r['p50_milliseconds']:.1f} ms, p99 {r['p99_milliseconds']:.1f} ms; "
+            f"{r['swap_seconds']:.2f} s a swap; {r['own_mib']['most']:.0f} MiB at most, "
+            f"{r['own_mib']['after']:.0f} after it."
+        )
     return lines
+
+
+def targets(found: dict[str, Record]) -> list[tuple[str, float | None, float]]:
+    """What was wanted, as numbers that should be large."""
+    one, four = found.get("exact-1"), found.get("exact-4")
+    return [
+        ("a request over HTTP, 2.5 floors / p50 at one client", 2.5 / one["p50_over_floor"] if one else None, 1.0),
+        ("a request over HTTP, 4 p50 / p99 at four clients", 4 / four["p99_over_p50"] if four else None, 1.0),
+    ]
 
 
 if __name__ == "__main__":
