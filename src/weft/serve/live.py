@@ -128,7 +128,10 @@ class Live:
 
     def _is_behind(self) -> bool:
         closing = bool(self._means) and time.monotonic() > self._look
-        return closing or self._store.newest() > self._seq or self._store.newest_change() > self._change
+        if closing:
+            return True
+        event, change = self._store.ends()
+        return event > self._seq or change > self._change
 
     def knows(self, item: str | int) -> bool:
         """Whether an item is of the bundle, or was put beside it."""

@@ -56,7 +56,7 @@ def serve(settings: Settings) -> None:
 def application(settings: Settings) -> Any:
     """The application of one process."""
     journal.start(settings.level)
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // (settings.workers * settings.threads)))
+    torch.set_num_threads(1)  # a team of threads for each thread that works on requests: slower than one alone
     return make_app(settings)
 
 

@@ -41,6 +41,10 @@ GROUP = 256  # writes in one transaction
 WAITING = 4_096  # writes that may wait for theirs
 WRITER = 7_306_357_445_130_112  # PostgreSQL's advisory lock of whoever writes
 HOUR = 3_600_000_000
+ENDS = select(
+    select(func.coalesce(func.max(EVENTS.c.seq), 0)).scalar_subquery(),
+    select(func.coalesce(func.max(CHANGES.c.seq), 0)).scalar_subquery(),
+)  # how far the log and the changes reach
 
 T = TypeVar("T")
 
@@ -265,7 +269,7 @@ class EventStore:
 
     def newest(self) -> int:
         """The `seq` of the newest event; 0 without one."""
-        return int(self._rows(select(func.coalesce(func.max(EVENTS.c.seq), 0)))[0][0])
+        return self.ends()[0]
 
     def events(self, since: int = 0, *, until: int | None = None, limit: int = 10_000) -> list[Event]:
         """Events after a `seq`, up to another one, in the order of the log."""
@@ -316,7 +320,12 @@ class EventStore:
 
     def newest_change(self) -> int:
         """The `seq` of the newest change; 0 without one."""
-        return int(self._rows(select(func.coalesce(func.max(CHANGES.c.seq), 0)))[0][0])
+        return self.ends()[1]
+
+    def ends(self) -> tuple[int, int]:
+        """`newest` and `newest_change` in one question."""
+        ((event, change),) = self._rows(ENDS)
+        return int(event), int(change)
 
     def current(self) -> Generation | None:
         """The bundle that serves."""
