@@ -41,7 +41,7 @@ GROUP = 256  # writes in one transaction
 WAITING = 4_096  # writes that may wait for theirs
 WRITER = 7_306_357_445_130_112  # PostgreSQL's advisory lock of whoever writes
 HOUR = 3_600_000_000
-ENDS = select(
+ENDS: Select[Any] = select(
     select(func.coalesce(func.max(EVENTS.c.seq), 0)).scalar_subquery(),
     select(func.coalesce(func.max(CHANGES.c.seq), 0)).scalar_subquery(),
 )  # how far the log and the changes reach
@@ -324,7 +324,7 @@ class EventStore:
 
     def ends(self) -> tuple[int, int]:
         """`newest` and `newest_change` in one question."""
-        ((event, change),) = self._rows(ENDS)
+        event, change = self._rows(ENDS)[0]
         return int(event), int(change)
 
     def current(self) -> Generation | None:
