@@ -42,8 +42,8 @@ WAITING = 4_096  # writes that may wait for theirs
 WRITER = 7_306_357_445_130_112  # PostgreSQL's advisory lock of whoever writes
 HOUR = 3_600_000_000
 ENDS: Select[Any] = select(
-    select(func.coalesce(func.max(EVENTS.c.seq), 0)).scalar_subquery(),
-    select(func.coalesce(func.max(CHANGES.c.seq), 0)).scalar_subquery(),
+    select(func.coalesce(func.max(EVENTS.c.seq), 0)).scalar_subquery().label("event"),
+    select(func.coalesce(func.max(CHANGES.c.seq), 0)).scalar_subquery().label("change"),
 )  # how far the log and the changes reach
 
 T = TypeVar("T")
@@ -324,8 +324,8 @@ class EventStore:
 
     def ends(self) -> tuple[int, int]:
         """`newest` and `newest_change` in one question."""
-        event, change = self._rows(ENDS)[0]
-        return int(event), int(change)
+        row = self._rows(ENDS)[0]
+        return int(row.event), int(row.change)
 
     def current(self) -> Generation | None:
         """The bundle that serves."""
