@@ -46,6 +46,10 @@ class Held(NamedTuple):
     offsets: Ints
     items: Ints
 
+    def relevant(self, place: int) -> Ints:
+        """The relevant items of one of the users."""
+        return self.items[self.offsets[place] : self.offsets[place + 1]]
+
     def pairs(self, start: int, stop: int) -> tuple[Ints, Ints]:
         """Some of the users, counted from the first of these, and the relevant items of each."""
         offsets = self.offsets[start : stop + 1]

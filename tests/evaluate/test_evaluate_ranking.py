@@ -20,7 +20,7 @@ from weft.data.store import Store
 from weft.errors import ArtifactError, ConfigError
 from weft.evaluate.ranking import by_novelty, candidate_values, coverage, left_out, mean_of_users, strangers
 from weft.evaluate.report import Value
-from weft.ranking import Held, Ranked, full_ranking, held_out, list_values, shown
+from weft.ranking import Ranked, full_ranking, held_out, list_values, shown
 from weft.runs import SavedRun
 from weft.schema import Categorical, ColumnSplit, Label, Protocol, Roles, Schema
 from weft.scoring import Scorer
@@ -53,11 +53,6 @@ def ranked(store: Store, scorer: Scorer, split: str = "test", **protocol: Any) -
     found = full_ranking(store.split(split), scorer, catalogue, store.schema, chosen, split=split, seed=0)
     of_users = mean_of_users(list_values(found, catalogue.counts, chosen), seed=0)
     return of_users | coverage(found, len(catalogue.counts), chosen)
-
-
-def relevant(held: Held, place: int) -> list[int]:
-    _, items = held.pairs(place, place + 1)
-    return items.tolist()
 
 
 def metrics_by_hand(lists: dict[int, list[str]], wanted: dict[int, set[str]], k: int) -> dict[str, float]:
@@ -148,9 +143,7 @@ def test_history_is_read_before_the_first_row_of_the_split(camps: Store, camp_ru
 def test_an_oracle_gets_everything_that_can_be_found(camps: Store) -> None:
     rows = camps.split("test")
     held = held_out(rows, camp.PROTOCOL)
-    truth = {
-        (int(user), int(i)) for place, user in enumerate(held.user) for i in relevant(held, place) if i >= FIRST_ID
-    }
+    truth = {(int(user), int(i)) for place, user in enumerate(held.user) for i in held.relevant(place) if i >= FIRST_ID}
     found = ranked(camps, table_scorer(camps, lambda user, item: float((user, item) in truth)))
     assert found["hr@1"].value == found["mrr@6"].value == 1.0
     most = 1 - 3 / camp.USERS / 2  # three users have a new song as one of their two
@@ -166,7 +159,7 @@ def test_an_unknown_song_is_a_miss_and_a_repeated_one_is_left_out(camps: Store) 
     assert (held.items == 1).sum() == 3
     assert camps.transforms.user_ids is not None
     repeats = camps.transforms.user_ids.id_of(camp.FIRST_USER + 3)
-    assert len(relevant(held, held.user.tolist().index(repeats))) == camp.LIKED_TEST + 1
+    assert len(held.relevant(held.user.tolist().index(repeats))) == camp.LIKED_TEST + 1
     worst = ranked(camps, table_scorer(camps, lambda user, item: 0.0), k=(len(camps.items) - FIRST_ID,))
     assert worst["recall@24"].value == pytest.approx(1 - 3 / camp.USERS / 2)
 
@@ -181,7 +174,7 @@ def test_two_unknown_songs_are_two_misses(camps: Store) -> None:
     items = np.array(rows.item)
     items[mine] = 1
     held = held_out(replace(rows, item=items), camp.PROTOCOL)
-    assert relevant(held, held.user.tolist().index(user)) == [1] * len(mine)
+    assert held.relevant(held.user.tolist().index(user)).tolist() == [1] * len(mine)
     assert len(mine) >= 2
 
 
