@@ -529,6 +529,21 @@ def _retrieval() -> list[Experiment]:
             **GOWALLA,
         ),
         Experiment(
+            name="gowalla-lightgcn-dot",
+            model="lightgcn",
+            setting="2 layers, dot products, L2 .06 of looked-up rows, softmax over all places",
+            sets=(
+                "layers=2",
+                "similarity=dot",
+                "temperature=1.0",
+                "train.l2_rows=0.06",
+                *EVERY_ITEM,
+                "train.learning_rate=0.02",
+                "train.epochs=60",
+            ),
+            **GOWALLA,
+        ),
+        Experiment(
             name="gowalla-mf",
             model="mf",
             setting="softmax over all places",
