@@ -569,6 +569,46 @@ def _retrieval() -> list[Experiment]:
             name="lastfm-mf", model="mf", setting="softmax in the batch", sets=(*IN_BATCH, "train.epochs=40"), **top_n
         ),
         Experiment(name="lastfm-two_tower", model="two_tower", setting="ids and tags", sets=TOWERS_OF_LINES, **top_n),
+        *(
+            Experiment(
+                name=f"lastfm-lightgcn{name}",
+                model="lightgcn",
+                setting=f"2 layers, cosine / 0.1, softmax over all artists, {words}",
+                sets=(
+                    "layers=2",
+                    "similarity=cosine",
+                    "temperature=0.1",
+                    f"friends={friends}",
+                    "train.loss=full_softmax",
+                    "train.shuffle=users",
+                    "train.batch_size=8192",
+                    "train.learning_rate=0.01",
+                    "train.epochs=40",
+                ),
+                **top_n,
+            )
+            for name, words, friends in (("", "without friends", "false"), ("-friends", "with friends", "true"))
+        ),
+        Experiment(
+            name="lastfm-graphsage",
+            model="graphsage",
+            setting="ids and tags, softmax in the batch",
+            sets=("train.loss=softmax", "train.batch_size=4096", "train.learning_rate=0.003", "train.epochs=15"),
+            **top_n,
+        ),
+        Experiment(
+            name="lastfm-new-graphsage",
+            model="graphsage",
+            setting="ids and tags, softmax in the batch, 1,024 uniform negatives",
+            sets=(
+                "train.loss=softmax",
+                "train.uniform_negatives=1024",
+                "train.batch_size=4096",
+                "train.learning_rate=0.003",
+                "train.epochs=15",
+            ),
+            **new,
+        ),
         Experiment(name="lastfm-new-popularity", model="popularity", **new),
         Experiment(
             name="lastfm-new-two_tower",
