@@ -120,13 +120,19 @@ def test_old_bundles_go(service: Served, monkeypatch: pytest.MonkeyPatch) -> Non
         made.append(weakref.ref(self))
         plain(self, *arguments, **options)
 
+    given_back: list[bool] = []
     monkeypatch.setattr(Live, "__init__", remembered)
+    monkeypatch.setattr("weft.serve.engine.trim_memory", lambda: given_back.append(True))
     for place in range(6):
         assert activate(service, NAMES[(place + 1) % 2]).status_code == 200
         assert service.post("/v1/recommend", {"user": USERS[0]}).status_code == 200
     gc.collect()
     assert len(made) == 6
     assert sum(ref() is not None for ref in made) == 1
+    until = time.monotonic() + 10
+    while not given_back and time.monotonic() < until:
+        time.sleep(0.05)
+    assert given_back, "what the old bundles had goes back to the system"
 
 
 def test_a_request_ends_on_the_bundle_it_began_with(bundles: Path, tmp_path: Path) -> None:

@@ -5,9 +5,12 @@ moves, then the one in this process. A request keeps the bundle that it began wi
 request has ended. Other processes see the pointer of the store move, and say when they have followed.
 """
 
+import ctypes
+import sys
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, final
@@ -37,6 +40,13 @@ def install(store: EventStore, bundle: Path, id: str) -> Generation:
     return store.activate(str(bundle), id, actor="start", reason="the service was started with it").result()
 
 
+def trim_memory() -> None:
+    """Have the C library give freed memory back, where it is glibc: every thread's heap keeps its own otherwise."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
 @final
 class Engine:
     """Holds the bundle in service.
@@ -61,6 +71,7 @@ class Engine:
         self.store, self.root, self.worker = store, root.resolve(), uuid.uuid4().hex
         self._load, self._window, self._patience = load, window, patience
         self._serving: Serving | None = None
+        self._old: list[weakref.ref[Live]] = []
         self._moving = threading.Lock()
         self._reported, self._at = -1, 0.0
 
@@ -82,10 +93,15 @@ class Engine:
         if self.store.current() is None:
             install(self.store, bundle, self._load(bundle).bundle_id)
         self.follow()
+        trim_memory()
 
     def follow(self) -> None:
-        """Follow the store's pointer, and say where this process is; what another process activated is loaded here."""
+        """Follow the store's pointer, and say where this process is; what another process activated is loaded here.
+
+        The memory of bundles whose last request has ended goes back to the system.
+        """
         with self._moving:
+            self._tidy()
             there = self.store.current()
             if there is not None and (self._serving is None or there.seq != self._serving.generation.seq):
                 self._switch(there)
@@ -142,8 +158,16 @@ class Engine:
         self._serve(live, there)
 
     def _serve(self, live: Live, there: Generation) -> None:
+        if self._serving is not None and self._serving.live is not live:
+            self._old.append(weakref.ref(self._serving.live))
         self._serving = Serving(live, there)
         tell("bundle in service", bundle=there.bundle, generation=there.seq)
+
+    def _tidy(self) -> None:
+        there = [old for old in self._old if old() is not None]
+        if len(there) < len(self._old):
+            trim_memory()
+        self._old = there
 
     def _ready(self, path: Path) -> Live:
         recommender = self._load(path)
