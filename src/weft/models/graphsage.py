@@ -58,7 +58,8 @@ class GraphSAGE(nn.Module):
             friends: Users who know each other are linked, where the data has such pairs.
             temperature: Divides the cosine of user and item.
             unknown_share: Share of the nodes whose features are read without their id at a training step (Volkovs, Yu
-                and Poutanen, NeurIPS 2017, DropoutNet), so that a stranger's are known ground.
+                and Poutanen, NeurIPS 2017, DropoutNet), half of them without neighbours too, so that a stranger's are
+                known ground.
             neighbours: The linked nodes alike (`links`), or those that random walks visit most by their shares
                 (`walks`).
             walks: Walks from each node.
@@ -158,10 +159,12 @@ class GraphSAGE(nn.Module):
     def _nodes(self) -> tuple[Tensor, Tensor]:
         """Users [U, E] and items [I, E] of the graph."""
         propagation, (users, items) = with_graph(self._propagation, "graphsage"), self._rows()
-        users, items = self._veiled("user", users), self._veiled("item", items)
+        users, lonely_U = self._veiled("user", users)
+        items, lonely_I = self._veiled("item", items)
         h_NE = torch.cat([self._first("user", users), self._first("item", items)])
+        lonely_N = torch.cat([lonely_U, lonely_I])[:, None]
         for layer in self.layers:
-            h_NE = layer(h_NE, propagation(h_NE))
+            h_NE = layer(h_NE, propagation(h_NE).masked_fill(lonely_N, 0))
         user_UE, item_IE = torch.split(h_NE, [len(users), len(items)])
         return self._scored("user", user_UE), self._scored("item", item_IE)
 
@@ -173,16 +176,16 @@ class GraphSAGE(nn.Module):
         h_BE: Tensor = self.start[side](self.inputs[side](batch))
         return h_BE
 
-    def _veiled(self, side: Side, batch: Batch) -> Batch:
-        """In training, some nodes without their id."""
+    def _veiled(self, side: Side, batch: Batch) -> tuple[Batch, Tensor]:
+        """In training, some nodes without their id, and which of them are without neighbours too."""
         fields = self._fields.of(side)
         name = fields.user if side == "user" else fields.item
         if name is None or not (self.training and self._config.unknown_share):
-            return batch
+            return batch, torch.zeros(len(batch.ids), dtype=torch.bool, device=batch.ids.device)
         ids_NF = batch.ids.clone()
-        hidden_N = torch.rand(len(ids_NF), device=ids_NF.device) < self._config.unknown_share
-        ids_NF[hidden_N, fields.column(name)] = UNKNOWN
-        return replace(batch, ids=ids_NF)
+        drawn_N = torch.rand(len(ids_NF), device=ids_NF.device)
+        ids_NF[drawn_N < self._config.unknown_share, fields.column(name)] = UNKNOWN
+        return replace(batch, ids=ids_NF), drawn_N < self._config.unknown_share / 2
 
     def _scored(self, side: Side, h_BE: Tensor) -> Tensor:
         return h_BE / self._config.temperature if side == "user" else h_BE
