@@ -238,10 +238,31 @@ def test_some_nodes_are_read_without_their_id_in_training_only() -> None:
     model = create("graphsage", fields, {"unknown_share": 0.5}, graph=tiny_graph(), seed=0)
     found = tiny_graph().user_rows
     torch.manual_seed(1)
-    veiled = [model._veiled("user", found).ids[:, 0] for _ in range(50)]
-    shares = torch.stack([(ids == UNKNOWN).double() for ids in veiled]).mean(0)
-    assert ((shares[2:] > 0.25) & (shares[2:] < 0.75)).all()
-    assert model.eval()._veiled("user", found) is found
+    veiled = [model._veiled("user", found) for _ in range(50)]
+    nameless = torch.stack([rows.ids[:, 0] == UNKNOWN for rows, _ in veiled])
+    lonely = torch.stack([lonely for _, lonely in veiled])
+    assert ((nameless.double().mean(0)[2:] > 0.25) & (nameless.double().mean(0)[2:] < 0.75)).all()
+    assert ((lonely.double().mean(0) > 0.05) & (lonely.double().mean(0) < 0.5)).all()
+    assert not (lonely & ~nameless).any(), "those without neighbours have no id either"
+    rows, none = model.eval()._veiled("user", found)
+    assert rows is found
+    assert not none.any()
+
+
+def test_a_lonely_node_is_trained_as_strangers_are_served() -> None:
+    """With every node veiled and lonely, the vectors in training are those of the features alone."""
+    fields, _ = tiny()
+    model = create("graphsage", fields, {"unknown_share": 0.999999}, graph=tiny_graph(), seed=0)
+    torch.manual_seed(0)
+    drawn = torch.rand  # every draw below half of the share
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "rand", lambda *size, **more: 0.1 * drawn(*size, **more))
+        users, _ = model._nodes()
+    strangers = replace(tiny_graph().user_rows, user=torch.ones(len(users), dtype=torch.int64))
+    nameless = strangers.ids.clone()
+    nameless[:, fields.of("user").column("user")] = UNKNOWN
+    wanted = model.eval().user_vectors(replace(strangers, ids=nameless))
+    torch.testing.assert_close(users, wanted)
 
 
 @pytest.mark.parametrize("name", GRAPHS)

@@ -46,7 +46,7 @@ def test_where_relevance_confounds_position_the_randomised_rows_are_the_cure(
         for interval, planted in zip(found["randomised"][1:], found["planted"][1:], strict=True)
     )
     assert cured["gain"]["low"] > pal["gain"]["value"], "both gains are paired with the plain ranker's order"
-    assert cured["gain"]["low"] > 0
+    assert cured["gain"]["low"] > 0.004
 
 
 def test_the_tables_are_made_of_what_was_found(recipe: ModuleType) -> None:

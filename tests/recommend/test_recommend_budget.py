@@ -80,8 +80,9 @@ def said():
 
 from weft.recommend.budget import Budget, Late, Workers
 
-budget = Budget(50, Workers())
-budget.call(lambda: None)
+workers = Workers()
+Budget(10_000, workers).call(lambda: None)
+budget = Budget(50, workers)
 try:
     budget.call(lambda: time.sleep({seconds}))
 except Late:

@@ -261,7 +261,9 @@ def _step(
     (work / "candidate").rename(target)
     artifacts.sync_folder(target.parent)
     if store.replace(serving, str(target), candidate.id, actor=ACTOR, reason=reason).result() is None:
-        shutil.rmtree(target, ignore_errors=True)
+        there = store.current()
+        if there is None or there.path != str(target):  # somebody may have put just this one into service
+            shutil.rmtree(target, ignore_errors=True)
         return _refused(done, store, "another bundle was put into service in the meantime")
     _prune(target, state.name, settings.keep, {str(target), serving.path})
     return replace(done, action="publish", reason=reason, bundle=str(target))

@@ -52,11 +52,11 @@ class _Crew:
         with self._lock:
             new = self._idle == 0
             self._idle -= not new
-        self._tasks.put(task)
         if new:
             thread = threading.Thread(target=self._work, daemon=True, name="weft-stage")
-            self.threads.add(thread)
             thread.start()
+            self.threads.add(thread)
+        self._tasks.put(task)
 
     def dismiss(self) -> None:
         """Let each thread end behind its task."""

@@ -128,10 +128,10 @@ def _text(text: str, x: float, y: float, *, anchor: str = "start", size: int = 1
 def _short(value: float) -> str:
     """A number for an axis.
 
-    >>> _short(2e6), _short(500), _short(0.05)
-    ('2M', '500', '0.05')
+    >>> _short(2e6), _short(500), _short(0.89565), _short(0.1 + 0.2)
+    ('2M', '500', '0.89565', '0.3')
     """
     for factor, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= factor:
             return f"{value / factor:g}{letter}"
-    return f"{value:.4g}"
+    return f"{value:.6g}"
