@@ -6,8 +6,8 @@ The bundle of `recommend_speed.py`: 100,000 items, two_tower proposes 500, dcn_v
 serve` runs as a process of its own with its defaults; a client is a connection that asks again as soon as it has its
 answer. The floor is taken in the same run, before and after each load: the product of a user's vector with all item
 vectors (or faiss' own search) and its 500 best, and a plain fp32 forward of dcn_v2 on 500 rows that lie ready, in
-process, on one thread, which is what the service gives a request; `on all cores` is the same with all of them. Targets:
-p50 within 2.5 floors at one client (both are told), p99 under 4 x p50 at four. With one worker Python's lock lets little
+process, on one thread, which is what the service gives a request; `on all cores` is the same with all of them. Wanted:
+p50 within 2.5 floors at one client (both are told), p99 under 4 x p50 at four. With one worker Python lets little
 run side by side, so the same stands beside it with a worker a core.
 
 Overload: so many clients that most are refused (503) and ask again at once; how much memory the service takes beside
