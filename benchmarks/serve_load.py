@@ -12,8 +12,7 @@ run side by side, so the same stands beside it with a worker a core.
 
 Overload: so many clients that most are refused (503) and ask again at once; how much memory the service takes beside
 what it had at rest, and how long it takes from the flood's last request until one client is answered within twice the
-time at rest. Swaps:
-two bundles put into service in turn under 8 clients.
+time at rest. Swaps: two bundles put into service in turn under 8 clients.
 """
 
 import http.client
@@ -56,7 +55,7 @@ class Running(NamedTuple):
 
 
 @contextmanager
-def service(bundle: Path, workers: int = 1) -> Iterator["Running"]:
+def service(bundle: Path, workers: int = 1) -> Iterator[Running]:
     """`weft serve` as a process on a free port, with an empty log."""
     with TemporaryDirectory() as folder:
         command = [str(Path(sys.executable).with_name("weft")), "serve", str(bundle)]
@@ -121,12 +120,12 @@ def load(port: int, clients: int, users: list[str | int], seconds: float) -> Rec
     for thread in threads:
         thread.join()
     whole = np.array([second for mine in taken for second in mine] or [np.inf])
-    found = [trace for mine in traces for trace in mine]
+    answered, found = sum(map(len, taken)), [trace for mine in traces for trace in mine]
     return {
         "clients": clients,
-        "requests": sum(map(len, taken)),
+        "requests": answered,
         "refused": {str(status): refused.count(status) for status in sorted(set(refused))},
-        "requests_per_second": sum(map(len, taken)) / (time.perf_counter() - started),
+        "requests_per_second": answered / (time.perf_counter() - started),
         **{f"p{q}_milliseconds": 1000 * float(np.quantile(whole, q / 100)) for q in (50, 95, 99)},
         "stages_milliseconds": {
             name: statistics.median(trace[name] for trace in found if name in trace) for name in (found or [{}])[0]

@@ -498,7 +498,9 @@ GOWALLA: dict[str, Any] = {
 LASTFM: dict[str, Any] = {"data": "lastfm", "source": "hetrec2011-lastfm-2k", **LISTS}
 KUAIRAND: dict[str, Any] = {"data": "kuairand", "source": "kuairand", "seeds": (0,)}
 TOWERS_OF_LINES = ("train.batch_size=1024", "train.epochs=15", "hidden=[]", "embedding_dim=64")
-EVERY_ITEM = ("train.loss=full_softmax", "train.shuffle=users", "train.batch_size=27000")
+EVERY_ITEM = ("train.loss=full_softmax", "train.shuffle=users")
+COSINES = ("layers=2", "similarity=cosine", "temperature=0.1")
+SAGE = ("train.loss=softmax", "train.batch_size=4096", "train.learning_rate=0.003", "train.epochs=15")
 IN_BATCH = ("train.loss=softmax", "embedding_dim=64", "train.batch_size=1024", "train.learning_rate=0.003")
 
 
@@ -518,10 +520,9 @@ def _retrieval() -> list[Experiment]:
             model="lightgcn",
             setting="2 layers, cosine / 0.1, softmax over all places",
             sets=(
-                "layers=2",
-                "similarity=cosine",
-                "temperature=0.1",
+                *COSINES,
                 *EVERY_ITEM,
+                "train.batch_size=27000",
                 "train.learning_rate=0.03",
                 "train.epochs=40",
             ),
@@ -538,6 +539,7 @@ def _retrieval() -> list[Experiment]:
                 "temperature=1.0",
                 "train.l2_rows=0.06",
                 *EVERY_ITEM,
+                "train.batch_size=27000",
                 "train.learning_rate=0.02",
                 "train.epochs=60",
             ),
@@ -551,6 +553,7 @@ def _retrieval() -> list[Experiment]:
                 "embedding_dim=64",
                 "embedding_std=0.1",
                 *EVERY_ITEM,
+                "train.batch_size=27000",
                 "train.learning_rate=0.003",
                 "train.epochs=20",
             ),
@@ -575,12 +578,9 @@ def _retrieval() -> list[Experiment]:
                 model="lightgcn",
                 setting=f"2 layers, cosine / 0.1, softmax over all artists, {words}",
                 sets=(
-                    "layers=2",
-                    "similarity=cosine",
-                    "temperature=0.1",
+                    *COSINES,
                     f"friends={friends}",
-                    "train.loss=full_softmax",
-                    "train.shuffle=users",
+                    *EVERY_ITEM,
                     "train.batch_size=8192",
                     "train.learning_rate=0.01",
                     "train.epochs=40",
@@ -593,20 +593,14 @@ def _retrieval() -> list[Experiment]:
             name="lastfm-graphsage",
             model="graphsage",
             setting="ids and tags, softmax in the batch",
-            sets=("train.loss=softmax", "train.batch_size=4096", "train.learning_rate=0.003", "train.epochs=15"),
+            sets=SAGE,
             **top_n,
         ),
         Experiment(
             name="lastfm-new-graphsage",
             model="graphsage",
             setting="ids and tags, softmax in the batch, 1,024 uniform negatives",
-            sets=(
-                "train.loss=softmax",
-                "train.uniform_negatives=1024",
-                "train.batch_size=4096",
-                "train.learning_rate=0.003",
-                "train.epochs=15",
-            ),
+            sets=(*SAGE, "train.uniform_negatives=1024"),
             **new,
         ),
         Experiment(name="lastfm-new-popularity", model="popularity", **new),
