@@ -182,3 +182,18 @@ def test_a_gradient_that_is_not_finite_stops_too() -> None:
 def test_a_metric_that_is_not_defined_is_said_at_once() -> None:
     with pytest.raises(ConfigError, match=r"'auc' is not defined on the validation rows"):
         run(Recipe(), [float("nan")])
+
+
+def test_rates_fall_along_half_a_cosine() -> None:
+    """1, then 0.1 + 0.9 (1 + cos(pi / 2)) / 2 = .55, then a tenth; a plateau multiplies what is left."""
+    rates = []
+    model = Line()
+    recipe = Recipe(epochs=3, final_share=0.1, learning_rate=0.5, plateau_factor=0.5)
+    optimizer = Optimizer(model, recipe)
+    given = iter([0.5, 0.4, 0.6])
+    for event in train(
+        model, squared, Points(), optimizer, recipe, validate=lambda _: {METRIC: next(given)}, monitor=METRIC
+    ):
+        if isinstance(event, Epoch):
+            rates += optimizer.learning_rates().values()
+    assert rates == pytest.approx([0.5, 0.5 * 0.55, 0.5 * 0.1 * 0.5])

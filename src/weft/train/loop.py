@@ -137,7 +137,7 @@ def train(
     progress = progress or Progress()
     while not progress.finished(recipe):
         model.train()
-        optimizer.scale(progress.scale)
+        optimizer.scale(progress.scale * recipe.rate_share(progress.epoch))
         for batch in data.batches(progress.epoch, progress.step):
             loss = objective(model, batch)
             optimizer.zero_grad()

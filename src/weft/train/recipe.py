@@ -8,6 +8,7 @@ A layer is a dict: plain keys are the model's options, the sub-table `train` hol
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
+from math import cos, pi
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -72,6 +73,8 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             first label's task (auc, rmse, poisson_deviance, logloss).
         min_delta: The least change of the metric that counts as better.
         plateau_factor: Every epoch that is not better multiplies the learning rates by it; 1 keeps them.
+        final_share: The learning rates fall along half a cosine, epoch by epoch, to this share of themselves in the
+            last of `epochs`; 1 keeps them. For a fixed number of epochs, where no validation decides.
         min_learning_rate: Floor of the learning rates.
         patience: So many epochs in a row that are not better end the training.
         negatives: Sampled negative rows for each train row; with `bpr` items, at least one.
@@ -106,12 +109,22 @@ class Recipe(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     monitor: str | None = None
     min_delta: NotNegative = 1e-6
     plateau_factor: Share = 0.1
+    final_share: Share = 1.0
     min_learning_rate: NotNegative = 1e-6
     patience: Count = 2
     negatives: Annotated[int, Meta(ge=0)] = 0
     keep_negatives: Share = 1.0
     checkpoint_seconds: NotNegative = 60.0
     log_every: Count = 100
+
+    def rate_share(self, epoch: int) -> float:
+        """What `final_share` leaves of the learning rates in an epoch, from 0.
+
+        >>> [round(Recipe(epochs=3, final_share=0.1).rate_share(epoch), 3) for epoch in range(3)]
+        [1.0, 0.55, 0.1]
+        """
+        done = epoch / max(self.epochs - 1, 1)
+        return self.final_share + (1 - self.final_share) * (1 + cos(pi * done)) / 2
 
 
 # The common loop of the BARS benchmark (FuxiCTR): Adam 1e-3, batch 4096, gradient norm 10, one validation an epoch,
