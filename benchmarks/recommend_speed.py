@@ -144,7 +144,9 @@ def plain_forward(recommender: Recommender) -> Callable[[], object]:
     """A forward of the ranker on 500 rows that lie ready."""
     model = recommender.bundle.members["ranker"].model
     name = recommender.users.name_of(2)
-    batch = recommender.features(name, [recommender.items.name_of(id) for id in range(2, 2 + QUOTA)]).batch()
+    batch = recommender.features(
+        recommender.user_rows(name), [recommender.items.name_of(id) for id in range(2, 2 + QUOTA)]
+    ).batch()
     return torch.inference_mode()(lambda: model(batch))
 
 

@@ -50,7 +50,7 @@ def visit(
             time=moment,
             bundle=live.base.bundle_id,
             shown=tuple((item, 1.0) for item in items),
-            features=pack(recommender.features(user, items)),
+            features=pack(recommender.features(recommender.user_rows(user), items)),
         )
         store.add_request(request)
         events = [_event("impression", user, item, id, moment) for item in items]

@@ -250,7 +250,7 @@ def test_context_is_read_by_the_ranker(plain: Recommender, user: int) -> None:
 def test_scores_are_those_of_the_pairs_as_full_rows(music: Music, plain: Recommender, user: int) -> None:
     context = {"hour": 9, "weekday": 1}
     answer = plain.recommend(user, context=context)
-    rows = plain.features(user, [item.id for item in answer.items], context=context)
+    rows = plain.features(plain.user_rows(user, context), [item.id for item in answer.items])
     assert rows.sides == ("user", "item", "context", "pair")
     scores = plain.bundle.members["dcn_v2"].scorer.rows(rows)
     np.testing.assert_allclose([item.score for item in answer.items], scores, rtol=1e-4, atol=1e-5)
@@ -382,8 +382,8 @@ def test_an_item_that_changes_is_read_anew(music: Music, plain: Recommender, use
     first, other = tracks.row(0, named=True), tracks.filter(pl.col("genre") != tracks["genre"][0]).row(0, named=True)
     changed = plain.with_items([other | {"track_id": first["track_id"], "title": "Renamed"}])
     assert len(changed.items) == len(plain.items)
-    before, after = (r.features(user, [first["track_id"]]) for r in (plain, changed))
-    wanted = plain.features(user, [other["track_id"]])
+    before, after = (r.features(r.user_rows(user), [first["track_id"]]) for r in (plain, changed))
+    wanted = plain.features(plain.user_rows(user), [other["track_id"]])
     column = [field.name for field in plain.transforms.fields.ids].index("genre")
     assert after.ids[0, column] == wanted.ids[0, column] != before.ids[0, column]
     assert after.item == before.item
@@ -420,7 +420,7 @@ def test_newer_history_is_read_at_once(music: Music, plain: Recommender, user: i
     known = music.tracks.drop("title").filter(track_id=track).row(0, named=True)
     play = known | {"user_id": user, "played": 1, "time": 2_000_000_000}
     later = plain.with_transforms(plain.transforms.with_history(from_values(plain.schema, [play])))
-    before, after = plain.features(user, [track]), later.features(user, [track])
+    before, after = (r.features(r.user_rows(user), [track]) for r in (plain, later))
     recent = after.ragged["recent_tracks"].values.tolist()
     assert recent[-1] == plain.transforms.vocabularies["track_id"].id_of(track)
     assert recent != before.ragged["recent_tracks"].values.tolist()

@@ -144,7 +144,8 @@ def test_what_was_shown_is_logged_as_the_model_read_it(service: Served, store: E
     kept = store.requests([answer["request"]])[answer["request"]]
     assert [item for item, _ in kept.shown] == ids(answer)
     assert (kept.user, kept.surface, kept.bundle) == (str(USER), "home", answer["bundle"])
-    assert kept.features == pack(Recommender.load(bundles / "ranker").features(USER, ids(answer)))
+    recommender = Recommender.load(bundles / "ranker")
+    assert kept.features == pack(recommender.features(recommender.user_rows(USER), ids(answer)))
 
 
 def test_events_are_told_apart(service: Served, store: EventStore) -> None:

@@ -142,7 +142,7 @@ def write(
     done: list[dict[str, Any]] = []
     for place, values in enumerate(later.drop("split").to_dicts()):
         context = {"device": values["device"], "hour": values["hour"]}
-        rows = recommender.features(values["user"], [values["song"]], context=context)
+        rows = recommender.features(recommender.user_rows(values["user"], context), [values["song"]])
         plain = {"user": str(values["user"]), "time": values["time"] * SECOND}
         shown = ((values["song"], None),)
         store.add_request(Request(id=f"r{place}", bundle=id, shown=shown, features=pack(rows), **plain))
@@ -161,7 +161,7 @@ def after_all(recommender: Recommender, transforms: Transforms) -> dict[str, byt
     return {
         f"{user}.{name}": data
         for user in range(1, 6)
-        for name, data in everything(changed.features(user, [f"s{i}" for i in range(9)])).items()
+        for name, data in everything(changed.features(changed.user_rows(user), [f"s{i}" for i in range(9)])).items()
     }
 
 
@@ -230,7 +230,12 @@ def test_training_rows_are_what_was_read(store: EventStore, recommender: Recomme
     assert found.rows.label[:, 0].tolist() == [row["played"] for row in rows]
     assert found.values["seconds"].tolist() == [row["seconds"] for row in rows]
     read = concat(
-        [recommender.features(r["user"], [r["song"]], context={"device": r["device"], "hour": r["hour"]}) for r in rows]
+        [
+            recommender.features(
+                recommender.user_rows(r["user"], {"device": r["device"], "hour": r["hour"]}), [r["song"]]
+            )
+            for r in rows
+        ]
     )
     assert found.rows.ids.tobytes() == read.ids.tobytes()
     assert found.rows.dense.tobytes() == read.dense.tobytes()

@@ -153,6 +153,7 @@ class Recommender:
         k: int = 10,
         seen: str | None = None,
         context: Mapping[str, object] | None = None,
+        rows: Rows | None = None,
         allow: Iterable[str | int] | None = None,
         deny: Iterable[str | int] = (),
         had: Iterable[str | int] = (),
@@ -166,6 +167,7 @@ class Recommender:
             k: At most so many items.
             seen: hide, allow or window; the pipeline's own, or the schema's, without it.
             context: Values of the context's features, such as the hour and the device; what is not named is missing.
+            rows: What `user_rows` gave for this user and context, where that was needed before.
             allow: Nothing but these items; external ids, as the next two.
             deny: None of these items.
             had: What the user has had besides the events of the bundle; hidden unless `seen` is allow.
@@ -183,7 +185,7 @@ class Recommender:
         if protocol.seen != "allow":
             hidden.append(self._ids(had))
         asked = Asked(
-            rows=self._user_rows(np.array([id]), context),
+            rows=self.user_rows(user, context) if rows is None else rows,
             user=np.array([id]),
             k=_positive(k),
             hidden=(np.concatenate(hidden),),
@@ -220,17 +222,24 @@ class Recommender:
             yield from self._answers(some, asked)
 
     def rank(
-        self, user: str | int, candidates: Series[str | int], *, context: Mapping[str, object] | None = None
+        self,
+        user: str | int,
+        candidates: Series[str | int],
+        *,
+        context: Mapping[str, object] | None = None,
+        rows: Rows | None = None,
     ) -> Recommendation:
         """Given items in the order of the last ranker's score; no filter and no last step applies.
 
         Candidates that nobody knows are named in `unknown`. For an unknown user the model scores what it knows.
+        `context` and `rows` are as in `recommend`.
         """
         ids = np.array([self.items.id_of(item) for item in candidates], np.int64)
         known = ids >= FIRST_ID
         id = self.users.id_of(user)
         scorer = self._last.scorer
-        scores = scorer.one(self._user_rows(np.array([id]), context), ids[known]) if known.any() else np.zeros(0)
+        rows = self.user_rows(user, context) if rows is None else rows
+        scores = scorer.one(rows, ids[known]) if known.any() else np.zeros(0)
         order = np.argsort(-scores, kind="stable")
         listed = Listed.of(ids[known][order], scores[order].astype(np.float32))
         return Recommendation(
@@ -265,11 +274,12 @@ class Recommender:
         order = order[scores[order] > -np.inf]
         return self._items(Listed.of(order, scores[order]), calibrated=False)
 
-    def features(
-        self, user: str | int, items: Series[str | int], *, context: Mapping[str, object] | None = None
-    ) -> Rows:
-        """Full rows of a user with each of some items, as the ranker reads them now; training can learn from them."""
-        rows = self._user_rows(np.array([self.users.id_of(user)]), context)
+    def user_rows(self, user: str | int, context: Mapping[str, object] | None = None) -> Rows:
+        """The one row of a user's side and of the context, as all rankers read it now."""
+        return self._user_rows(np.array([self.users.id_of(user)]), context)
+
+    def features(self, rows: Rows, items: Series[str | int]) -> Rows:
+        """Full rows of what `user_rows` gave with each of some items, as the ranker reads them, to learn from."""
         return self.transforms.join(rows, self.catalogue.items.take(self._ids(items)))
 
     def walk(self, users: Rows, k: int, *, before: str | None = None, seed: int = 0) -> Judged:

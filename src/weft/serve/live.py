@@ -69,7 +69,7 @@ class Recommends(Protocol):
         *,
         k: int = 10,
         seen: str | None = None,
-        context: Raw | None = None,
+        rows: Rows | None = None,
         allow: Sequence[str | int] | None = None,
         deny: Sequence[str | int] = (),
         had: Sequence[str | int] = (),
@@ -77,7 +77,7 @@ class Recommends(Protocol):
     ) -> Recommendation:
         """The k best items."""
 
-    def rank(self, user: str | int, candidates: Sequence[str | int], *, context: Raw | None = None) -> Recommendation:
+    def rank(self, user: str | int, candidates: Sequence[str | int], *, rows: Rows | None = None) -> Recommendation:
         """Some items, best first."""
 
     def warm(self) -> None:
@@ -86,8 +86,11 @@ class Recommends(Protocol):
     def similar(self, item: str | int, *, k: int = 10) -> Sequence[Item]:
         """The nearest items."""
 
-    def features(self, user: str | int, items: Sequence[str | int], *, context: Raw | None = None) -> Rows:
-        """Full rows of the pairs, with keys, as the ranker reads them."""
+    def user_rows(self, user: str | int, context: Raw | None = None) -> Rows:
+        """The one row of a user's side and of the context."""
+
+    def features(self, rows: Rows, items: Sequence[str | int]) -> Rows:
+        """Full rows of that row with each item, with keys, as the ranker reads them."""
 
     def with_items(self, items: Sequence[Raw]) -> "Recommends":
         """A copy with further items."""

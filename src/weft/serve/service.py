@@ -52,18 +52,20 @@ class Service:
         live = serving.live
         recommender, missing = live.current()
         had, unread = _had(live, asked)
+        user = live.user(asked.user)
+        rows = recommender.user_rows(user, asked.context or None)
         answer = recommender.recommend(
-            live.user(asked.user),
+            user,
             k=asked.k,
             seen=asked.filters.seen,
-            context=asked.context or None,
+            rows=rows,
             allow=asked.filters.allow,
             deny=asked.filters.deny,
             had=had,
             trace=asked.trace,
         )
         found = _list(id, asked.user, answer, degraded=sorted({*missing, *unread}))
-        self._log(serving, recommender, id, moment, asked, found)
+        self._log(serving, recommender, rows, id, moment, asked, found)
         self._count(answer, found)
         return found
 
@@ -74,9 +76,11 @@ class Service:
     def _rank(self, asked: wire.RankRequest) -> ListOut:
         id, serving, moment = _request(), self.engine.serving, now()
         recommender, missing = serving.live.current()
-        answer = recommender.rank(serving.live.user(asked.user), asked.candidates, context=asked.context or None)
+        user = serving.live.user(asked.user)
+        rows = recommender.user_rows(user, asked.context or None)
+        answer = recommender.rank(user, asked.candidates, rows=rows)
         found = _list(id, asked.user, answer, degraded=missing)
-        self._log(serving, recommender, id, moment, asked, found)
+        self._log(serving, recommender, rows, id, moment, asked, found)
         self._count(answer, found)
         return found
 
@@ -111,7 +115,9 @@ class Service:
             score=ranked[0].score if ranked else None,
             position=place,
             why=[] if place is None else list(listed.items[place - 1].why),
-            features=_read(recommender.features(user, [asked.item]), recommender.transforms.fields),
+            features=_read(
+                recommender.features(recommender.user_rows(user), [asked.item]), recommender.transforms.fields
+            ),
             bundle=live.base.bundle_id,
             trace=_stages(listed),
         )
@@ -186,12 +192,15 @@ class Service:
         self,
         serving: Serving,
         recommender: Recommends,
+        rows: Rows,
         id: str,
         moment: int,
         asked: wire.RecommendRequest | wire.RankRequest,
         found: ListOut,
     ) -> None:
         """Have the answer kept with what the ranker read; the answer does not wait for the disk.
+
+        `rows` is the user's side as the ranker had it.
 
         The store writes in the order in which it is given, so an event that names this request is not acknowledged
         before the request is there.
@@ -200,7 +209,6 @@ class Service:
             return
         shown = tuple((str(item.id), item.propensity) for item in found.items)
         items = [item.id for item in found.items]
-        rows = recommender.features(serving.live.user(asked.user), items, context=asked.context or None)
         request = Request(
             id=id,
             user=str(asked.user),
@@ -209,7 +217,7 @@ class Service:
             surface=asked.surface,
             explored=any(chance is not None and chance < 1 for _, chance in shown),
             shown=shown,
-            features=pack(rows),
+            features=pack(recommender.features(rows, items)),
         )
         try:
             self.store.add_request(request).add_done_callback(self._kept)
