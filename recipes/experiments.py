@@ -220,6 +220,7 @@ NCF_SETS = ("train.batch_size=2048", "train.negatives=4")
 GMF_SETS = (*NCF_SETS, "embedding_dim=64", "train.learning_rate=0.002")
 TOWERS = ("[16]", "[32, 16]", "[64, 32, 16]", "[128, 64, 32, 16]", "[256, 128, 64, 32, 16]")
 TOWER_SETS = tuple((*NCF_SETS, f"layers={layers}", "train.learning_rate=0.001") for layers in TOWERS)
+WIDE_TOWER = "[512, 256, 128, 64]"
 NEUMF_SETS = (*TOWER_SETS[3], "embedding_dim=64")
 MF_SETS = (
     "embedding_dim=192",
@@ -289,6 +290,13 @@ NCF: tuple[Experiment, ...] = (
         **NCF_ALL,
     ),
     Experiment(
+        name="ncf-all-mlp-3-64",
+        model="ncf_mlp",
+        setting="MLP-3, 64 factors, all rows",
+        sets=(*NCF_SETS, f"layers={WIDE_TOWER}", "train.learning_rate=0.001", "train.epochs=6"),
+        **NCF_ALL,
+    ),
+    Experiment(
         name="ncf-neumf",
         model="neumf",
         setting="64 factors and MLP-3, L2 1e-6 of whole tables",
@@ -335,6 +343,22 @@ NCF: tuple[Experiment, ...] = (
             "embedding_dim=192",
             "pretrained.gmf={runs}/ncf-all-gmf-192/0",
             "pretrained.mlp={runs}/ncf-all-mlp-3/0",
+            "train.epochs=1",
+        ),
+        published=".730/.447 (He et al. 2017, 64 factors)",
+        **NCF_ALL,
+    ),
+    Experiment(
+        name="ncf-all-neumf-pretrained-192-64",
+        model="neumf",
+        setting="192 factors and MLP-3 of 64, from its trained halves, all rows",
+        preset="pretrained",
+        sets=(
+            *NCF_SETS,
+            f"layers={WIDE_TOWER}",
+            "embedding_dim=192",
+            "pretrained.gmf={runs}/ncf-all-gmf-192/0",
+            "pretrained.mlp={runs}/ncf-all-mlp-3-64/0",
             "train.epochs=1",
         ),
         published=".730/.447 (He et al. 2017, 64 factors)",

@@ -37,7 +37,6 @@ STUDIES = {
     "staged-ml1m": staged,
     "autoint-fields": autoint_fields,
     "tuned-frappe": tuning.FRAPPE,
-    "tuned-ml1m": tuning.ML1M,
 }
 Record = dict[str, Any]
 
