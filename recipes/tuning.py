@@ -1,4 +1,4 @@
-"""Two models of the family tuned on Frappe: at most twenty trials each on validation rows, then test rows with fresh seeds.
+"""Two models tuned on Frappe: at most twenty trials each on validation rows, then test rows with fresh seeds.
 
 The recipe's rate, batch norm, hidden layers and the parallel structure are kept; dropout, L2 and the number of crosses
 are searched. On Frappe seven trials of dcn_v2 over all options came first: the best had a validation AUC of .9861 (L2
