@@ -157,8 +157,16 @@ FAMILY = (
         "autoint",
         "3 layers, 2 heads, 64 wide, layer norm",
         frappe=(*ATTENTION, *NORMED, "hidden=[]", "dropout=0"),
+        frappe_seeds=(0,),
         ml1m=(*ATTENTION, *NORMED, "hidden=[]", "dropout=0"),
-        frappe_published=".9831/.1637 (BARS, 6 layers, 4 heads, 128 wide)",
+    ),
+    Member(
+        "autoint-deep",
+        "autoint",
+        "6 layers, 4 heads, 128 wide, layer norm",
+        frappe=("num_layers=6", "num_heads=4", "attention_dim=128", *NORMED, "hidden=[]", "dropout=0"),
+        ml1m_seeds=(),
+        frappe_published=".9831/.1637 (BARS)",
     ),
     Member(
         "autoint+",
@@ -198,7 +206,7 @@ def _member(member: Member, on: str, seeds: tuple[int, ...], sets: tuple[str, ..
 def _family() -> list[Experiment]:
     return [
         *(_member(m, "frappe", m.frappe_seeds, m.frappe, m.frappe_published) for m in FAMILY),
-        *(_member(m, "ml1m", m.ml1m_seeds, m.ml1m, m.ml1m_published) for m in FAMILY),
+        *(_member(m, "ml1m", m.ml1m_seeds, m.ml1m, m.ml1m_published) for m in FAMILY if m.ml1m_seeds),
     ]
 
 
@@ -386,7 +394,7 @@ def _samples() -> list[Experiment]:
         )
         for data, protocol in (("criteo", "random"), ("avazu", "random"))
         for member in FAMILY
-        if member.model not in ("gmf", "neumf")
+        if member.model not in ("gmf", "neumf") and member.ml1m_seeds
     ]
 
 
