@@ -380,12 +380,13 @@ NCF: tuple[Experiment, ...] = (
     Experiment(
         name="ncf-all-neumf-pretrained-rows",
         model="neumf",
-        setting="192 factors and MLP-3 of 64, from its trained halves with the better gmf, all rows",
+        setting="192 factors and MLP-3 of 64, from its trained halves under α = .7, all rows",
         preset="pretrained",
         sets=(
             *NCF_SETS,
             f"layers={WIDE_TOWER}",
             "embedding_dim=192",
+            "alpha=0.7",
             "pretrained.gmf={runs}/ncf-all-gmf-192-rows/0",
             "pretrained.mlp={runs}/ncf-all-mlp-3-64/0",
             "train.epochs=1",

@@ -251,6 +251,15 @@ def test_trap_13_pretraining_copies_both_halves_under_half_of_each_output() -> N
     assert whole.gmf_embedding.table("user").any(), "the weights are copied, not shared"
 
 
+def test_alpha_weighs_the_halves() -> None:
+    """Equation (13): h = [α h_GMF, (1 - α) h_MLP]."""
+    fields, batch = tiny()
+    gmf, mlp, _ = halves(fields)
+    whole = create("neumf", fields, {"embedding_dim": 3, "layers": (6, 4, 2), "alpha": 0.75}).double()
+    whole.start_from({"gmf": gmf.state_dict(), "mlp": mlp.state_dict()})
+    torch.testing.assert_close(whole(batch), 0.75 * gmf(batch) + 0.25 * mlp(batch))
+
+
 def test_trap_13_each_half_has_its_own_vectors() -> None:
     model = create("neumf", tiny()[0], {"embedding_dim": 4, "layers": (8, 4)})
     tables = [key for key in model.state_dict() if key.endswith(("user.weight", "item.weight"))]

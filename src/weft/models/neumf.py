@@ -4,16 +4,17 @@ logit = h · [p_u ⊙ q_i, MLP([p'_u, q'_i])] + b
 
 Paper: He et al., WWW 2017, https://arxiv.org/abs/1708.05031, equation (12). `layers` and all starting values are those
 of the published code, as in gmf and ncf_mlp. Pre-training (section 3.4.1): both halves start from a gmf and an ncf_mlp
-trained alone, the output from h = [h_GMF, h_MLP] / 2 and, as in the code, b = (b_GMF + b_MLP) / 2, so that the first
-logit is the mean of theirs; then plain SGD, for which there is the preset `pretrained`.
+trained alone, the output from h = [α h_GMF, (1 - α) h_MLP] (equation (13), α = 1/2 in the paper) and, as in the code, b
+from theirs alike, so that the first logit is the weighted mean of theirs; then plain SGD, for which there is the preset
+`pretrained`.
 Differs: users and items that training has not seen have zero vectors, those of the halves too.
 """
 
 from collections.abc import Mapping
-from typing import ClassVar, final
+from typing import Annotated, ClassVar, final
 
 import torch
-from msgspec import Struct
+from msgspec import Meta, Struct
 from torch import Tensor, nn
 
 from weft.batch import Batch, Fields
@@ -76,6 +77,7 @@ class NeuMF(nn.Module):
             embedding_dim: Length of p_u and q_i.
             layers: Width of p'_u and q'_i together, then of the hidden layers; one number means no hidden layer.
             pretrained: Runs that training starts from; it is training that reads them.
+            alpha: What the logit of the gmf run counts at the start; that of the tower counts 1 - alpha.
         """
 
         SPACE: ClassVar[Space] = {"embedding_dim": Choice((8, 16, 32, 64, 128)), **LAYERS_SPACE}
@@ -83,12 +85,14 @@ class NeuMF(nn.Module):
         embedding_dim: Positive = 8
         layers: tuple[Positive, ...] = LAYERS
         pretrained: Pretrained | None = None
+        alpha: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.5
 
         def __post_init__(self) -> None:
             check_layers(self.layers)
 
     def __init__(self, fields: Fields, config: Config) -> None:
         super().__init__()
+        self._alpha = config.alpha
         self.gmf_embedding = role_tables(fields, config.embedding_dim, config, "neumf")
         self.mlp_embedding = role_tables(fields, config.layers[0] // 2, config, "neumf")
         self.tower = ncf_tower(config.layers)
@@ -115,8 +119,10 @@ class NeuMF(nn.Module):
         weights = {f"gmf_{key}": value for key, value in gmf.items() if key.startswith("embedding.")}
         weights |= {f"mlp_{key}": value for key, value in mlp.items() if key.startswith("embedding.")}
         weights |= {key: value for key, value in mlp.items() if key.startswith("tower.")}
-        weights["head.linear.weight"] = torch.cat([gmf["head.linear.weight"], mlp["head.linear.weight"]], dim=1) / 2
-        weights["head.linear.bias"] = (gmf["head.linear.bias"] + mlp["head.linear.bias"]) / 2
+        of_gmf, of_mlp = self._alpha, 1 - self._alpha
+        outputs = [of_gmf * gmf["head.linear.weight"], of_mlp * mlp["head.linear.weight"]]
+        weights["head.linear.weight"] = torch.cat(outputs, dim=1)
+        weights["head.linear.bias"] = of_gmf * gmf["head.linear.bias"] + of_mlp * mlp["head.linear.bias"]
         self._refuse_others(weights)
         self.load_state_dict(weights)
 
