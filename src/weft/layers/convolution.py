@@ -37,7 +37,7 @@ class SlotConvolution(nn.Module):
         bias = self.filters.bias
         assert bias is not None
         pictures = F.linear(three, self._banded(width), bias.repeat_interleave(width))
-        return pictures.view(len(x_BNE), slots, -1, width).transpose(1, 2).flatten(1, 2)
+        return pictures.view(len(x_BNE), slots, len(bias), width).transpose(1, 2).flatten(1, 2)
 
     def _banded(self, width: int) -> Tensor:
         """What each coordinate of three slots is worth for each one of each channel: [C O, 3 I]."""
