@@ -63,3 +63,9 @@ def test_a_schema_needs_no_torch_and_no_polars() -> None:
 def _run(code: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_last_collection_frees_nothing() -> None:
+    """The handler that was registered first runs last, after weft's."""
+    code = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 0)); import weft"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "True\n"

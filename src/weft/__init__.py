@@ -9,8 +9,13 @@ Every public name stands in `__all__` and is imported when it is first used, so 
 polars. `weft.train`, `weft.evaluate` and `weft.explain` are packages that can be called.
 """
 
+import atexit
+import gc
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# msgspec's types can crash the interpreter when its last collection frees them (its issue 717): it frees nothing.
+atexit.register(gc.freeze)
 
 if TYPE_CHECKING:
     from weft import models as models
