@@ -104,9 +104,10 @@ class Service:
         recommender, _ = live.current()
         user = live.user(asked.user)
         _known(live.knows(asked.item), asked.item)
-        listed = recommender.recommend(user, k=LISTED, had=live.had(asked.user, None), trace=True)
+        rows = recommender.user_rows(user)
+        listed = recommender.recommend(user, k=LISTED, rows=rows, had=live.had(asked.user, None), trace=True)
         place = next((p for p, item in enumerate(listed.items, 1) if str(item.id) == asked.item), None)
-        ranked = recommender.rank(user, [asked.item]).items
+        ranked = recommender.rank(user, [asked.item], rows=rows).items
         return wire.ExplainOut(
             request=_request(),
             user=asked.user,
@@ -115,9 +116,7 @@ class Service:
             score=ranked[0].score if ranked else None,
             position=place,
             why=[] if place is None else list(listed.items[place - 1].why),
-            features=_read(
-                recommender.features(recommender.user_rows(user), [asked.item]), recommender.transforms.fields
-            ),
+            features=_read(recommender.features(rows, [asked.item]), recommender.transforms.fields),
             bundle=live.base.bundle_id,
             trace=_stages(listed),
         )
