@@ -84,7 +84,7 @@ class Member(NamedTuple):
 
 # While the products of fm and gmf are small the AUC rests at that of lr for some epochs, where the recipe would stop.
 STEADY = ("embedding_std=0.01", "train.plateau_factor=1.0", "train.patience=10")
-# Its products are of three factors; more L2 pulls them all to zero, where no gradient is left.
+# gmf multiplies three factors; more L2 pulls them all to zero, where no gradient is left.
 SMALL_L2 = (
     "embedding_std=0.01",
     "train.l2=1e-5",
@@ -234,7 +234,7 @@ NCF_SETS = ("train.batch_size=2048", "train.negatives=4")
 GMF_SETS = (*NCF_SETS, "embedding_dim=64", "train.learning_rate=0.002")
 TOWERS = ("[16]", "[32, 16]", "[64, 32, 16]", "[128, 64, 32, 16]", "[256, 128, 64, 32, 16]")
 TOWER_SETS = tuple((*NCF_SETS, f"layers={layers}", "train.learning_rate=0.001") for layers in TOWERS)
-WIDE_TOWER = "[512, 256, 128, 64]"
+WIDE_SETS = (*NCF_SETS, "layers=[512, 256, 128, 64]")
 NEUMF_SETS = (*TOWER_SETS[3], "embedding_dim=64")
 MF_SETS = (
     "embedding_dim=192",
@@ -301,8 +301,9 @@ NCF: tuple[Experiment, ...] = (
         model="gmf",
         setting="192 factors, 8 negatives, L2 3e-4 of looked-up rows, output weights hardly move, all rows",
         sets=(
-            *MF_SETS[:1],
-            *MF_SETS[2:4],
+            "embedding_dim=192",
+            "train.batch_size=4096",
+            "train.negatives=8",
             "embedding_std=0.2",
             "train.learning_rate=1e-5",
             "train.embedding_learning_rate=0.01",
@@ -322,7 +323,7 @@ NCF: tuple[Experiment, ...] = (
         name="ncf-all-mlp-3-64",
         model="ncf_mlp",
         setting="MLP-3, 64 factors, all rows",
-        sets=(*NCF_SETS, f"layers={WIDE_TOWER}", "train.learning_rate=0.001", "train.epochs=6"),
+        sets=(*WIDE_SETS, "train.learning_rate=0.001", "train.epochs=6"),
         **NCF_ALL,
     ),
     Experiment(
@@ -384,8 +385,7 @@ NCF: tuple[Experiment, ...] = (
         setting="192 factors and MLP-3 of 64, from its trained halves under α = .7, all rows",
         preset="pretrained",
         sets=(
-            *NCF_SETS,
-            f"layers={WIDE_TOWER}",
+            *WIDE_SETS,
             "embedding_dim=192",
             "alpha=0.7",
             "pretrained.gmf={runs}/ncf-all-gmf-192-rows/0",

@@ -35,7 +35,7 @@ STUDIES = {
     "position": position,
     "staged-ml1m": staged,
     "autoint-fields": autoint_fields,
-    "tuned-frappe": tuning.FRAPPE,
+    "tuned-frappe": tuning,
 }
 Record = dict[str, Any]
 
